@@ -1,0 +1,51 @@
+# Everything that a developer, CI and a first-time user run. `make` alone lists it.
+
+PYTHON ?= python3.11
+VENV := .venv/bin/python
+SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve check format test lock bench-overhead clean
+
+help: ## Show this list
+	@echo "redraft: make TARGET [NAME=value ...]"
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "Start with: make demo"
+
+setup: ## Install everything into .venv (DEVICE=cpu|cuda; default: cuda if there is an NVIDIA GPU)
+	@$(PYTHON) -c '' 2>/dev/null || { \
+		echo "Python 3.11 is needed, and '$(PYTHON)' does not run."; \
+		echo "Debian, Ubuntu: apt-get install python3.11 python3.11-venv. Others: python.org, pyenv or uv."; \
+		echo "If it has another name here: make $(firstword $(MAKECMDGOALS) setup) PYTHON=/path/to/python3.11"; \
+		exit 1; }
+	@$(PYTHON) tools/setup.py $(if $(DEVICE),--device $(DEVICE))
+
+demo: setup ## Start a server with the default model and watch it think
+	@$(VENV) -m clients.demo $(ARGS)
+
+serve: setup ## Serve a model over HTTP (PORT=8000, MODEL=id-or-path, ARGS="more flags")
+	@.venv/bin/redraft serve $(if $(PORT),--port $(PORT)) $(if $(MODEL),--model $(MODEL)) $(ARGS)
+
+check: setup ## Lint, formatting and types
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy $(SOURCES)
+
+format: setup ## Sort imports and format the code
+	$(VENV) -m ruff check --fix-only .
+	$(VENV) -m ruff format .
+
+test: setup check ## All checks, then the tests (ARGS="-k name")
+	$(VENV) -m pytest $(ARGS)
+
+lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versions)
+	@$(VENV) -m tools.lock $(ARGS)
+
+bench-overhead: setup ## Measure what the gateway costs over plain vLLM
+	@$(VENV) -m benchmarks.overhead $(ARGS)
+
+clean: ## Delete .venv, caches and build output; models in ~/.cache/redraft stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""The FastAPI application over a running engine."""
+
+import argparse
+
+from fastapi import FastAPI
+
+from server.errors import add_error_handlers
+from server.gateway import Gateway
+from server.limits import RunLimiter
+from server.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
+from server.routes import chat, listing, plain, responses
+from server.settings import Settings
+from server.vllm_api import EngineClient, attach_metrics, mount_state
+from strategies.registry import load_strategies
+
+
+async def create_app(settings: Settings, engine: EngineClient, args: argparse.Namespace) -> FastAPI:
+    """Mounts the gateway and vLLM's serving classes over an engine.
+
+    Args:
+        settings: the operator's settings.
+        engine: vLLM's running engine.
+        args: the vLLM arguments that the engine was started with.
+
+    Raises:
+        RuntimeError: an installed strategy plugin is broken.
+    """
+    app = FastAPI(title="redraft", docs_url=None, redoc_url=None, openapi_url=None)
+    await mount_state(engine, app.state, args)
+    limiter = RunLimiter(settings.max_concurrent_runs, settings.max_queued_runs)
+    app.state.gateway = Gateway(settings, load_strategies(), limiter, app.state)
+    for routes in (chat, responses, plain, listing):
+        app.include_router(routes.router)
+    attach_metrics(app)
+    add_error_handlers(app)
+    # The last one added is the outermost: even a refused request has an id.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    if settings.api_key:
+        app.add_middleware(AuthMiddleware, keys=[key.get_secret_value() for key in settings.api_key])
+    app.add_middleware(RequestIdMiddleware)
+    return app

@@ -1,0 +1,55 @@
+"""The `redraft` command."""
+
+import asyncio
+import logging
+
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from server.flags import with_setting_flags
+from server.models.cli import app as models_app
+from server.settings import Settings
+
+app = typer.Typer(
+    name="redraft", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+app.add_typer(models_app, name="models", help="List and prepare models.")
+console = Console(stderr=True)
+
+
+@app.callback()
+def root() -> None:
+    """Inference-time self-refinement behind the OpenAI API, on vLLM."""
+
+
+@app.command(context_settings={"allow_extra_args": True})
+@with_setting_flags(Settings)
+def serve(context: typer.Context, **flags: object) -> None:
+    """Serve a model. Settings come from flags, REDRAFT_* variables, redraft.toml; vLLM's own flags follow a `--`."""
+    from server.serving import serve as run_server
+
+    try:
+        settings = Settings(**flags)  # type: ignore[arg-type]
+    except ValidationError as error:
+        for problem in error.errors():
+            flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+            console.print(f"[red]{flag}[/red]: {problem['msg']}")
+        raise typer.Exit(2) from None
+    try:
+        asyncio.run(run_server(settings, context.args, console))
+    except (ValueError, RuntimeError, OSError) as error:
+        logging.getLogger("redraft").debug("start failed", exc_info=True)
+        console.print(f"[red]redraft could not start:[/red] {error}")
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The Engine port over vLLM's AsyncLLM in this process."""
+
+import asyncio
+import copy
+import itertools
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import GenerationError
+from vllm.outputs import RequestOutput
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+from strategies.engine import Capabilities, FinishReason, Message, Piece, Prompt, Sampling, Tool
+
+_FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "repetition": "stop",
+    "length": "length",
+    "abort": "abort",
+}
+_COPIED = (
+    "min_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "include_stop_str_in_output",
+    "ignore_eos",
+    "logit_bias",
+    "logprobs",
+    "skip_special_tokens",
+    "spaces_between_special_tokens",
+    "thinking_token_budget",
+)
+_OURS_ALONE = ("repetition_detection", "watermarking", "skip_reading_prefix_cache")
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What constrains an answer, and what vLLM must know of its reasoning to apply it at the right time."""
+
+    structured_outputs: StructuredOutputsParams | None
+    reasoning: Mapping[str, Any]
+    """`reasoning_ended` and `reasoning_parser_kwargs` of AsyncLLM.generate."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What every engine call of one request carries beside prompt and sampling."""
+
+    request_id: str
+    template: ChatCompletionRequest
+    """Renders further prompts of the request as its first one was rendered."""
+    priority: int = 0
+    session_id: str | None = None
+    trace_headers: Mapping[str, str] | None = None
+    numbers: Any = field(default_factory=itertools.count)
+
+
+def sampling_from_vllm(params: SamplingParams, reasoning: Mapping[str, Any]) -> Sampling:
+    """vLLM's parameters, as its serving classes resolved them from a request, in the port's terms."""
+    stop = [params.stop] if isinstance(params.stop, str) else params.stop or []
+    grammar = None
+    if params.structured_outputs is not None or any(value is not None for value in reasoning.values()):
+        grammar = Grammar(params.structured_outputs, reasoning)
+    return Sampling(
+        **{name: getattr(params, name) for name in _COPIED},
+        max_tokens=params.max_tokens or 1,
+        stop=tuple(stop),
+        stop_token_ids=tuple(params.stop_token_ids or ()),
+        bad_words=tuple(params.bad_words or ()),
+        allowed_token_ids=None if params.allowed_token_ids is None else tuple(params.allowed_token_ids),
+        grammar=grammar,
+        engine={name: getattr(params, name) for name in _OURS_ALONE},
+        extra=params.extra_args or {},
+    )
+
+
+def sampling_to_vllm(sampling: Sampling) -> SamplingParams:
+    """The port's sampling as vLLM's parameters of one streamed branch."""
+    grammar: Grammar | None = sampling.grammar
+    return SamplingParams(
+        **{name: getattr(sampling, name) for name in _COPIED},
+        **sampling.engine,
+        max_tokens=sampling.max_tokens,
+        stop=list(sampling.stop),
+        stop_token_ids=list(sampling.stop_token_ids),
+        bad_words=list(sampling.bad_words),
+        allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
+        # Copied: vLLM writes the chosen backend into it, and the branches of one request share it.
+        structured_outputs=None if grammar is None else copy.copy(grammar.structured_outputs),
+        extra_args=dict(sampling.extra) or None,
+        output_kind=RequestOutputKind.DELTA,
+    )
+
+
+def prompt_from_vllm(engine_input: Mapping[str, Any]) -> Prompt:
+    """A rendered prompt as vLLM has it. Raises ValueError for one without token ids (embeddings)."""
+    if engine_input.get("type") not in ("token", "multimodal"):
+        raise ValueError("a strategy needs a prompt of tokens; prompt embeddings have none")
+    attachments = {key: value for key, value in engine_input.items() if key not in _PROMPT_ONLY}
+    return Prompt(tuple(engine_input["prompt_token_ids"]), attachments)
+
+
+_PROMPT_ONLY = frozenset({"prompt_token_ids", "prompt", "prompt_token_offsets", "arrival_time"})
+
+
+class EmbeddedEngine:
+    """vLLM as one request may use it.
+
+    Args:
+        client: the running AsyncLLM.
+        renderer: vLLM's own chat renderer.
+        options: what every call of this request carries.
+    """
+
+    def __init__(self, client: EngineClient, renderer: OnlineRenderer, options: CallOptions) -> None:
+        self._client = client
+        self._renderer = renderer
+        self._options = options
+        self.capabilities = capabilities(client)
+
+    async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
+        """Applies the chat template as vLLM does for the request itself. Raises ValueError if it refuses."""
+        choice = "auto" if tools and self._renderer.enable_auto_tools else "none"
+        request = self._options.template.model_copy(
+            update={
+                "messages": [dict(message) for message in messages],
+                "tools": None if tools is None else [ChatCompletionToolsParam.model_validate(tool) for tool in tools],
+                "tool_choice": choice,
+            }
+        )
+        rendered = await self._renderer.render_chat(request)
+        if isinstance(rendered, ErrorResponse):
+            raise ValueError(rendered.error.message)
+        return prompt_from_vllm(rendered[1][0])
+
+    def generate(self, prompt: Prompt, sampling: Sampling, adapter: Any = None) -> "EmbeddedStream":
+        """Starts one branch as a vLLM request of its own, so that it joins the running batch."""
+        return EmbeddedStream(self._client, prompt, sampling, adapter, self._options)
+
+
+class EmbeddedStream:
+    """One vLLM request, in deltas."""
+
+    def __init__(
+        self, client: EngineClient, prompt: Prompt, sampling: Sampling, adapter: Any, options: CallOptions
+    ) -> None:
+        self._client = client
+        self._prompt = prompt
+        self._sampling = sampling
+        self._adapter = adapter
+        self._options = options
+        self._id = f"{options.request_id}-{next(options.numbers)}"
+        self._running = False
+        self._stopped = False
+        self._ended = asyncio.Event()
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        if self._stopped:
+            return
+        self._running = True
+        try:
+            async with aclosing(self._outputs()) as outputs:
+                async for output in outputs:
+                    yield _piece(output)
+        finally:
+            self._ended.set()
+
+    async def stop(self) -> None:
+        """Aborts the vLLM request; its last output then ends the iteration."""
+        self._stopped = True
+        # Repeated: an abort that overtakes its own request on the way to the engine finds nothing to abort.
+        while self._running and not self._ended.is_set():
+            await self._client.abort(self._id)
+            try:
+                await asyncio.wait_for(self._ended.wait(), timeout=0.1)
+            except TimeoutError:
+                continue
+
+    def _outputs(self) -> Any:
+        grammar: Grammar | None = self._sampling.grammar
+        return self._client.generate(
+            {**self._prompt.attachments, "prompt_token_ids": list(self._prompt.token_ids)},
+            sampling_to_vllm(self._sampling),
+            self._id,
+            lora_request=self._adapter,
+            trace_headers=self._options.trace_headers,
+            priority=self._options.priority,
+            session_id=self._options.session_id,
+            **({} if grammar is None else grammar.reasoning),
+        )
+
+
+def capabilities(client: EngineClient) -> Capabilities:
+    """What this vLLM can do."""
+    config = client.model_config
+    limit = config.max_logprobs
+    return Capabilities(
+        names=frozenset({"tokens", "logprobs", "grammar"}),
+        max_model_len=config.max_model_len,
+        max_logprobs=config.get_vocab_size() if limit < 0 else limit,
+        vocab_size=config.get_vocab_size(),
+    )
+
+
+def _piece(output: RequestOutput) -> Piece:
+    completion = output.outputs[0]
+    if completion.finish_reason == "error":
+        raise GenerationError("the engine failed on this request")
+    return Piece(
+        text=completion.text,
+        token_ids=tuple(completion.token_ids),
+        logprobs=None if completion.logprobs is None else tuple(completion.logprobs),
+        finish_reason=None if completion.finish_reason is None else _FINISH_REASONS[completion.finish_reason],
+        stop_reason=completion.stop_reason,
+        cached_tokens=output.num_cached_tokens or 0,
+    )

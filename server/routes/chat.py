@@ -1,0 +1,178 @@
+"""POST /v1/chat/completions: plain requests go to vLLM's own serving class, others through a strategy."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from server.gateway import Gateway, refuse_engine_fields, refuse_fields
+from server.resolve import Plan
+from server.run import StrategyRun, Transcript, event_object
+from server.streaming import HEARTBEAT, Merged, Rendered
+from server.vllm_api import (
+    ChatCompletionRequest,
+    ErrorResponse,
+    answered_by,
+    plain_chat,
+    validate_json_request,
+    with_cancellation,
+)
+from strategies.base import Event, Thought
+
+router = APIRouter()
+
+
+@router.post("/v1/chat/completions", dependencies=[Depends(validate_json_request)], response_model=None)
+async def chat_completions(request: ChatCompletionRequest, raw_request: Request) -> Response:
+    """OpenAI's chat completions, with an optional `strategy`."""
+    refuse_engine_fields(request)
+    gateway = Gateway.of(raw_request)
+    plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
+    if plan is None:
+        return await plain_chat(request, raw_request)
+    refuse_fields(request, n=1, use_beam_search=False, prompt_logprobs=None, kv_transfer_params=None, echo=False)
+    request.model = plan.model
+    if request.stream:
+        return await _streamed(gateway, plan, request, raw_request)
+    refined: Response = await _whole(request, raw_request, gateway, plan)
+    return refined
+
+
+@with_cancellation
+async def _whole(request: ChatCompletionRequest, raw_request: Request, gateway: Gateway, plan: Plan) -> Response:
+    transcript = Transcript()
+    run = gateway.run_of(plan)(transcript)
+    async with gateway.limiter.slot():
+        try:
+            serving = await _serving(gateway, run, request, raw_request)
+            response = await serving.create_chat_completion(request, raw_request)
+        finally:
+            await run.close()
+    if isinstance(response, ErrorResponse):
+        return JSONResponse(response.model_dump(), response.error.code)
+    body = response.model_dump()
+    message = body["choices"][0]["message"]
+    thoughts = [transcript.text() if request.include_reasoning else None, message.get("reasoning")]
+    message["reasoning"] = "\n\n".join(filter(None, thoughts)) or None
+    body["model"] = plan.alias or body["model"]
+    body["usage"] = run.chat_usage(_answer_reasoning(body.get("usage")))
+    body["strategy"] = run.report()
+    return JSONResponse(body)
+
+
+async def _streamed(
+    gateway: Gateway, plan: Plan, request: ChatCompletionRequest, raw_request: Request
+) -> Response:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(gateway.limiter.slot())
+        merged: Merged[str] = Merged(gateway.run_of(plan), gateway.settings.heartbeat_seconds)
+        stack.push_async_callback(merged.close)
+        serving = await _serving(gateway, merged.run, request, raw_request)
+        rendered = await serving.create_chat_completion(request, raw_request)
+        if isinstance(rendered, ErrorResponse):
+            return JSONResponse(rendered.model_dump(), rendered.error.code)
+        await merged.start(rendered)
+        chunks = _ChunkWriter(merged.run, plan, request, raw_request.state.request_metadata.request_id)
+        held = stack.pop_all()
+    return StreamingResponse(_write(merged, chunks, held), media_type="text/event-stream")
+
+
+async def _write(merged: Merged[str], chunks: "_ChunkWriter", held: AsyncExitStack) -> AsyncIterator[str]:
+    async with held:
+        async for item in merged:
+            if item is None:
+                yield HEARTBEAT
+            elif isinstance(item, Rendered):
+                for line in chunks.answer(item.item):
+                    yield line
+            else:
+                yield chunks.event(item)
+
+
+async def _serving(gateway: Gateway, run: StrategyRun, request: ChatCompletionRequest, raw_request: Request) -> Any:
+    continues = request.continue_final_message or not request.add_generation_prompt
+    template = request.model_copy(
+        update={
+            "messages": [],
+            "stream": False,
+            "response_format": None,
+            "structured_outputs": None,
+            "continue_final_message": False,
+            "add_generation_prompt": True,
+        }
+    )
+    # As sent: in the parsed request, lists of content parts are iterators that can be read once.
+    body = await raw_request.json()
+    return answered_by(
+        gateway.vllm.openai_serving_chat,
+        run,
+        template,
+        messages=body["messages"],
+        tools=None if request.tool_choice == "none" else body.get("tools"),
+        continues=continues,
+    )
+
+
+class _ChunkWriter:
+    """Writes chunks of one stream: thoughts and notes as they are, vLLM's own with what is known beside them."""
+
+    def __init__(self, run: StrategyRun, plan: Plan, request: ChatCompletionRequest, completion_id: str) -> None:
+        self._run = run
+        self._include_reasoning = request.include_reasoning
+        self._base = {
+            "id": completion_id,
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": plan.alias or plan.model,
+        }
+        self._role_sent = False
+        self._last: dict[str, Any] | None = None
+        """The chunk with the finish reason, held until the run is over and its report is complete."""
+
+    def event(self, event: Event) -> str:
+        """A thought, or a note, as a chunk of its own."""
+        delta: dict[str, Any] = {} if self._role_sent else {"role": "assistant", "content": ""}
+        self._role_sent = True
+        if isinstance(event, Thought):
+            if not self._include_reasoning:
+                return HEARTBEAT
+            delta["reasoning"] = event.text
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+        return _sse({**self._base, "choices": [choice], "strategy": event_object(event)})
+
+    def answer(self, line: str) -> Iterator[str]:
+        """One of vLLM's chunks, with the run's usage and report where they belong."""
+        data = line.removeprefix("data: ").rstrip("\n")
+        chunk: dict[str, Any] = {} if data == "[DONE]" else json.loads(data)
+        if self._last is not None:
+            yield _sse(self._last | {"strategy": self._last["strategy"] | self._run.report()})
+            self._last = None
+        if not chunk or "error" in chunk:
+            yield line
+            return
+        chunk |= self._base
+        for choice in chunk["choices"]:
+            if self._role_sent:
+                choice["delta"].pop("role", None)
+            self._role_sent = True
+            chunk["strategy"] = {"event": "answer", "branch": 0, "role": "final", "note": None}
+            if choice.get("finish_reason") is not None:
+                self._last = chunk
+        if chunk.get("usage") is not None:
+            chunk["usage"] = self._run.chat_usage(_answer_reasoning(chunk["usage"]))
+        if self._last is None:
+            yield _sse(chunk)
+
+
+def _sse(chunk: dict[str, Any]) -> str:
+    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+
+
+def _answer_reasoning(usage: dict[str, Any] | None) -> int:
+    """Reasoning tokens that vLLM's parser found within the answer itself."""
+    details = (usage or {}).get("completion_tokens_details") or {}
+    return int(details.get("reasoning_tokens") or 0)

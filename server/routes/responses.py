@@ -1,0 +1,201 @@
+"""POST /v1/responses: plain requests go to vLLM's own serving class, others through a strategy.
+
+The thoughts of a strategy are one reasoning item before vLLM's own output items.
+"""
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from server.gateway import Gateway, refuse_engine_fields, refuse_fields
+from server.resolve import Plan
+from server.run import StrategyRun, Transcript, event_object
+from server.streaming import HEARTBEAT, Merged, Rendered
+from server.vllm_api import (
+    ChatCompletionRequest,
+    ErrorResponse,
+    ResponsesRequest,
+    answered_by,
+    construct_tool_dicts,
+    plain_responses,
+    should_continue_final_message,
+    validate_json_request,
+    with_cancellation,
+)
+from strategies.base import Event, Thought
+
+router = APIRouter()
+
+
+@router.post("/v1/responses", dependencies=[Depends(validate_json_request)], response_model=None)
+async def responses(request: ResponsesRequest, raw_request: Request) -> Response:
+    """OpenAI's responses, with an optional `strategy`."""
+    refuse_engine_fields(request)
+    gateway = Gateway.of(raw_request)
+    plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
+    if plan is None:
+        return await plain_responses(request, raw_request)
+    refuse_fields(request, background=False, kv_transfer_params=None)
+    request.model = plan.model
+    if request.stream:
+        return await _streamed(gateway, plan, request, raw_request)
+    refined: Response = await _whole(request, raw_request, gateway, plan)
+    return refined
+
+
+@with_cancellation
+async def _whole(request: ResponsesRequest, raw_request: Request, gateway: Gateway, plan: Plan) -> Response:
+    transcript = Transcript()
+    run = gateway.run_of(plan)(transcript)
+    async with gateway.limiter.slot():
+        try:
+            response = await _serving(gateway, run, request).create_responses(request, raw_request)
+        finally:
+            await run.close()
+    if isinstance(response, ErrorResponse):
+        return JSONResponse(response.model_dump(mode="json", by_alias=True), response.error.code)
+    body = response.model_dump(mode="json", by_alias=True)
+    thoughts = transcript.text() if request.include_reasoning else None
+    items = [] if thoughts is None else [_reasoning_item(_item_id(), thoughts)]
+    return JSONResponse(_completed(body, run, plan, items))
+
+
+async def _streamed(gateway: Gateway, plan: Plan, request: ResponsesRequest, raw_request: Request) -> Response:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(gateway.limiter.slot())
+        merged: Merged[Any] = Merged(gateway.run_of(plan), gateway.settings.heartbeat_seconds)
+        stack.push_async_callback(merged.close)
+        rendered = await _serving(gateway, merged.run, request).create_responses(request, raw_request)
+        if isinstance(rendered, ErrorResponse):
+            return JSONResponse(rendered.model_dump(mode="json", by_alias=True), rendered.error.code)
+        await merged.start(rendered)
+        held = stack.pop_all()
+    writer = _EventWriter(merged.run, plan, request.include_reasoning)
+    return StreamingResponse(_write(merged, writer, held), media_type="text/event-stream")
+
+
+async def _write(merged: Merged[Any], writer: "_EventWriter", held: AsyncExitStack) -> AsyncIterator[str]:
+    async with held:
+        async for item in merged:
+            if item is None:
+                yield HEARTBEAT
+                continue
+            events = writer.answer(item.item) if isinstance(item, Rendered) else writer.event(item)
+            for event in events:
+                yield event
+
+
+def _serving(gateway: Gateway, run: StrategyRun, request: ResponsesRequest) -> Any:
+    continues = should_continue_final_message(request.input)
+    template = ChatCompletionRequest(
+        model=request.model,
+        messages=[],
+        chat_template_kwargs=request.chat_template_kwargs,
+        reasoning_effort=None if request.reasoning is None else request.reasoning.effort,
+        mm_processor_kwargs=request.mm_processor_kwargs,
+        cache_salt=request.cache_salt,
+    )
+    return answered_by(
+        gateway.vllm.openai_serving_responses,
+        run,
+        template,
+        messages=None,
+        tools=construct_tool_dicts(request.tools, request.tool_choice, exclude_tools_when_tool_choice_none=True),
+        continues=continues,
+    )
+
+
+def _completed(body: dict[str, Any], run: StrategyRun, plan: Plan, items: list[dict[str, Any]]) -> dict[str, Any]:
+    """A finished response with the run's usage, its report, and the item of its thoughts."""
+    usage = run.usage
+    own = ((body.get("usage") or {}).get("output_tokens_details") or {}).get("reasoning_tokens") or 0
+    body["model"] = plan.alias or body["model"]
+    body["output"] = [*items, *body["output"]]
+    body["usage"] = {
+        "input_tokens": usage.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
+        "output_tokens": usage.completion_tokens,
+        "output_tokens_details": {"reasoning_tokens": run.hidden_tokens + own},
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    }
+    body["strategy"] = run.report()
+    return body
+
+
+def _item_id() -> str:
+    return f"rs_{uuid.uuid4().hex}"
+
+
+def _reasoning_item(item_id: str, text: str | None) -> dict[str, Any]:
+    content = [] if text is None else [{"type": "reasoning_text", "text": text}]
+    status = "in_progress" if text is None else "completed"
+    return {"id": item_id, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
+class _EventWriter:
+    """Writes the events of one stream: an item of reasoning for the thoughts, then vLLM's own items after it."""
+
+    def __init__(self, run: StrategyRun, plan: Plan, include_reasoning: bool) -> None:
+        self._run = run
+        self._plan = plan
+        self._include_reasoning = include_reasoning
+        self._sequence = 0
+        self._item_id = _item_id()
+        self._transcript = Transcript()
+        self._thinking = False
+        self._items: list[dict[str, Any]] = []
+
+    def event(self, event: Event) -> Iterator[str]:
+        """A thought or a note, as a delta of the reasoning item."""
+        if not self._include_reasoning:
+            yield HEARTBEAT
+            return
+        self._transcript(event)
+        at = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+        if self._items:
+            return  # A note after the answer has begun stands in the report.
+        if not self._thinking:
+            self._thinking = True
+            item = _reasoning_item(self._item_id, None)
+            yield self._sse({"type": "response.output_item.added", "output_index": 0, "item": item})
+            part = {"type": "reasoning_text", "text": ""}
+            yield self._sse({"type": "response.content_part.added", **at, "part": part})
+        text = event.text if isinstance(event, Thought) else ""
+        yield self._sse(
+            {"type": "response.reasoning_text.delta", **at, "delta": text, "strategy": event_object(event)}
+        )
+
+    def answer(self, event: Any) -> Iterator[str]:
+        """One of vLLM's events, moved behind the reasoning item."""
+        body: dict[str, Any] = json.loads(event.model_dump_json(by_alias=True))
+        if "output_index" in body or body.get("type") == "response.completed":
+            yield from self._end_thinking()
+        if "output_index" in body:
+            body["output_index"] += len(self._items)
+        response = body.get("response")
+        if response is not None:
+            response["model"] = self._plan.alias or response["model"]
+            if body["type"] == "response.completed":
+                _completed(response, self._run, self._plan, self._items)
+        yield self._sse(body)
+
+    def _end_thinking(self) -> Iterator[str]:
+        if not self._thinking or self._items:
+            return
+        text = self._transcript.text() or ""
+        item = _reasoning_item(self._item_id, text)
+        self._items.append(item)
+        at = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+        yield self._sse({"type": "response.reasoning_text.done", **at, "text": text})
+        yield self._sse({"type": "response.content_part.done", **at, "part": item["content"][0]})
+        yield self._sse({"type": "response.output_item.done", "output_index": 0, "item": item})
+
+    def _sse(self, body: dict[str, Any]) -> str:
+        body["sequence_number"] = self._sequence
+        self._sequence += 1
+        return f"event: {body.get('type', 'error')}\ndata: {json.dumps(body, ensure_ascii=False)}\n\n"

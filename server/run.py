@@ -1,0 +1,165 @@
+"""One strategy run of one request: from the task that vLLM's serving classes prepared to the answer they render."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from typing import Any
+
+from server.resolve import Plan
+from server.telemetry import RunTelemetry
+from strategies.base import Answer, Budget, Event, Note, Task, Thought
+from strategies.engine import Engine, Piece
+from strategies.session import Session, Usage, run
+
+
+class StrategyRun:
+    """Runs a plan once. Thoughts and notes go to `sink` as they come, the answer to whoever iterates `answer`.
+
+    Args:
+        plan: what was asked for.
+        sink: takes every thought and note, at once.
+        max_tokens: the operator's bound on the run's completion tokens.
+        max_seconds: the operator's bound on its seconds.
+    """
+
+    def __init__(
+        self, plan: Plan, sink: Callable[[Event], None], *, max_tokens: int | None, max_seconds: float
+    ) -> None:
+        self.plan = plan
+        self.notes: list[Note] = []
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the request is known to be runnable; holds the error if it is not."""
+        self._sink = sink
+        self._budget = Budget(
+            max_tokens=_least(plan.budget.max_tokens, max_tokens),
+            max_seconds=_least(plan.budget.max_seconds, max_seconds),
+        )
+        self._session: Session | None = None
+        self._visible_tokens = 0
+        self._began = time.monotonic()
+        self._seconds: float | None = None
+
+    async def answer(self, task: Task, engine: Engine, adapter: Any) -> AsyncIterator[Piece]:
+        """The pieces of the final answer. Leaving the iteration, by whatever way, ends the engine's work.
+
+        Raises:
+            InvalidTask: the strategy cannot serve this request; before any engine call.
+        """
+        try:
+            self.plan.strategy.check(task)
+        except Exception as error:
+            self.ready.set_exception(error)
+            self.ready.exception()  # Marked as seen: whoever does not stream gets it from this very raise.
+            raise
+        self.ready.set_result(None)
+        telemetry = RunTelemetry(self.plan.name)
+        self._session = session = Session(
+            engine,
+            max_tokens=self._budget.max_tokens,
+            max_seconds=self._budget.max_seconds,
+            adapter=adapter,
+            decode=self.plan.decode,
+            on_call=telemetry.call,
+        )
+        with telemetry.observe(self):
+            async with session, aclosing(run(self.plan.strategy, task, session)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    telemetry.event(event)
+                    if isinstance(event, Answer):
+                        self._visible_tokens += len(event.piece.token_ids)
+                        yield event.piece
+                    else:
+                        if isinstance(event, Note):
+                            self.notes.append(event)
+                        self._sink(event)
+            self._seconds = time.monotonic() - self._began
+
+    async def close(self) -> None:
+        """Ends the engine's work. For a client that left; idempotent."""
+        if self._session is not None:
+            await self._session.__aexit__(None, None, None)
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens and calls so far."""
+        return Usage() if self._session is None else self._session.usage
+
+    @property
+    def hidden_tokens(self) -> int:
+        """Completion tokens that are no part of the answer."""
+        return self.usage.completion_tokens - self._visible_tokens
+
+    @property
+    def stop_reason(self) -> str:
+        """Why the run ended: a limit, what the strategy gave as its reason, or `finished`."""
+        if self._session is not None and self._session.limit is not None:
+            return self._session.limit
+        reasons = [note.data["reason"] for note in self.notes if note.kind == "stop" and "reason" in note.data]
+        return str(reasons[-1]) if reasons else "finished"
+
+    def chat_usage(self, answer_reasoning: int = 0) -> dict[str, Any]:
+        """`usage` of a chat completion; `answer_reasoning` counts the reasoning tokens within the visible answer."""
+        usage = self.usage
+        return {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
+            "completion_tokens_details": {"reasoning_tokens": self.hidden_tokens + answer_reasoning},
+        }
+
+    def report(self) -> dict[str, Any]:
+        """The response's `strategy` object."""
+        usage = self.usage
+        return {
+            "name": self.plan.name,
+            "params": self.plan.params(),
+            "budget": self._budget.model_dump(),
+            "rounds": 0 if self._session is None else self._session.rounds,
+            "engine_calls": usage.calls,
+            "stop_reason": self.stop_reason,
+            "seconds": round(time.monotonic() - self._began if self._seconds is None else self._seconds, 3),
+            "engine": {
+                "requests": usage.branches,
+                "prompt_tokens": usage.engine_prompt_tokens,
+                "cached_tokens": usage.engine_cached_tokens,
+                "completion_tokens": usage.completion_tokens,
+            },
+            "notes": [note_object(note) for note in self.notes],
+        }
+
+
+def note_object(note: Note) -> dict[str, Any]:
+    """A note as clients see it."""
+    return {"kind": note.kind, "text": note.text, "branch": note.branch, "role": note.role, **note.data}
+
+
+def event_object(event: Event) -> dict[str, Any]:
+    """What stands beside a streamed delta, so that a client can draw branches."""
+    if isinstance(event, Thought):
+        return {"event": "thought", "branch": event.branch, "role": event.role, "note": None}
+    if isinstance(event, Note):
+        return {"event": "note", "branch": event.branch, "role": event.role, "note": note_object(event)}
+    return {"event": "answer", "branch": event.piece.branch, "role": "final", "note": None}
+
+
+class Transcript:
+    """Thoughts of an answer that is not streamed, joined by branch: branches ran side by side, a reader reads one."""
+
+    def __init__(self) -> None:
+        self._texts: dict[tuple[str, int], list[str]] = {}
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Thought) and event.text:
+            self._texts.setdefault((event.role, event.branch), []).append(event.text)
+
+    def text(self) -> str | None:
+        """All thoughts, each branch under its name; None if there were none."""
+        parts = [f"[{role} {branch}]\n{''.join(texts)}" for (role, branch), texts in self._texts.items()]
+        return "\n\n".join(parts) or None
+
+
+def _least(first: float | None, second: float | None) -> Any:
+    values = [value for value in (first, second) if value is not None]
+    return min(values) if values else None

@@ -1,0 +1,105 @@
+"""From settings to a listening server: prepares the model, starts the engine, says when it is ready."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+
+from server.engine.arguments import engine_arguments, engine_environment
+from server.engine.hardware import detect
+from server.logs import configure_logging
+from server.models import ResolvedModel, resolve
+from server.settings import Settings
+
+SHUTDOWN_SECONDS = 5
+logger = logging.getLogger("redraft")
+
+
+async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> None:
+    """Serves until it is told to stop.
+
+    Raises:
+        ValueError: a setting or a vLLM flag is wrong.
+        RuntimeError: the model or the engine does not start.
+        OSError: the address is taken.
+    """
+    listener = listen(settings)
+    model = resolve(settings.model)
+    async with running_app(settings, vllm_flags, model, console) as app:
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="off")
+        server = uvicorn.Server(config)
+        app.state.server = server
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not task.done():
+            await asyncio.sleep(0.05)
+        if server.started:
+            announce(settings, listener, app, console)
+        await task
+
+
+@contextlib.asynccontextmanager
+async def running_app(
+    settings: Settings, vllm_flags: Sequence[str], model: ResolvedModel, console: Console
+) -> AsyncIterator[FastAPI]:
+    """The application over a freshly started engine, which ends with the context."""
+    hardware = detect()
+    os.environ.update(engine_environment(settings, model, hardware))
+    configure_logging(settings)
+    with _progress(console, f"Loading vLLM for {model.served_name}"):
+        # Not before: importing vllm reads the environment.
+        from server.app import create_app
+        from server.vllm_api import start_engine
+
+        args = engine_arguments(settings, model, hardware, vllm_flags)
+    async with contextlib.AsyncExitStack() as stack:
+        with _progress(console, f"Starting the engine: {args.dtype}, {hardware.device}, {len(hardware.cores)} cores"):
+            engine = await stack.enter_async_context(start_engine(args))
+            app = await create_app(settings, engine, args)
+        yield app
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Takes the port before the engine starts: a port that is taken should not cost a minute to find out."""
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        raise OSError(f"cannot listen on {settings.host}:{settings.port} ({error.strerror}); choose another --port") from error
+    return listener
+
+
+def announce(settings: Settings, listener: socket.socket, app: FastAPI, console: Console) -> None:
+    """Says where the server is, what it serves, and how to ask it."""
+    host, port = listener.getsockname()[:2]
+    host = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    gateway = app.state.gateway
+    model = gateway.models()[0]
+    key = " -H 'Authorization: Bearer YOUR_KEY'" if settings.api_key else ""
+    body = f'{{"model": "{model}@self_refine", "messages": [{{"role": "user", "content": "What is 12 + 7?"}}]}}'
+    console.print(f"[green]redraft is ready[/green] at http://{host}:{port}/v1", highlight=False)
+    console.print(f"models: {', '.join(gateway.models())}; each also as MODEL@STRATEGY", highlight=False)
+    console.print(f"strategies: {', '.join(gateway.strategies)}", highlight=False)
+    line = f"curl http://{host}:{port}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+    console.print(line, highlight=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def _progress(console: Console, what: str) -> Iterator[None]:
+    """Shows that a long step is under way, and what it took."""
+    began = time.monotonic()
+    if console.is_terminal:
+        with console.status(f"{what} ..."):
+            yield
+    else:
+        console.print(f"{what} ...", highlight=False)
+        yield
+    console.print(f"{what}: {time.monotonic() - began:.0f} s", highlight=False)

@@ -1,0 +1,89 @@
+"""The one module that mounts vLLM's OpenAI routes and serving classes; the gateway imports vLLM's types from here."""
+
+import argparse
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI, Response
+from starlette.datastructures import State
+from vllm.engine.protocol import EngineClient
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+from vllm.entrypoints.openai.chat_completion import api_router as chat_api
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionRequest,
+    ChatCompletionResponse,
+    ChatCompletionToolsParam,
+)
+from vllm.entrypoints.openai.completion import api_router as completion_api
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.openai.responses import api_router as responses_api
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
+from vllm.entrypoints.openai.responses.utils import construct_tool_dicts, should_continue_final_message
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
+from vllm.entrypoints.serve.instrumentator.metrics import attach_router as attach_metrics
+from vllm.entrypoints.serve.tokenize import api_router as tokenize_api
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from server.engine.answering import answered_by
+from server.engine.embedded import capabilities
+
+__all__ = [
+    "ChatCompletionRequest",
+    "ChatCompletionResponse",
+    "ChatCompletionToolsParam",
+    "CompletionRequest",
+    "EngineClient",
+    "EngineDeadError",
+    "ErrorResponse",
+    "ResponsesRequest",
+    "ResponsesResponse",
+    "add_vllm_error_handlers",
+    "answered_by",
+    "attach_metrics",
+    "capabilities",
+    "construct_tool_dicts",
+    "listed_models",
+    "mount_state",
+    "plain_chat",
+    "plain_completion",
+    "plain_responses",
+    "should_continue_final_message",
+    "start_engine",
+    "unchanged_routes",
+    "validate_json_request",
+    "with_cancellation",
+]
+
+add_vllm_error_handlers: Callable[[FastAPI], None] = init_exception_handler
+start_engine: Callable[[argparse.Namespace], AbstractAsyncContextManager[EngineClient]] = build_async_engine_client
+
+plain_chat: Callable[..., Awaitable[Response]] = chat_api.create_chat_completion
+plain_completion: Callable[..., Awaitable[Response]] = completion_api.create_completion
+plain_responses: Callable[..., Awaitable[Response]] = responses_api.create_responses
+
+
+async def mount_state(engine: EngineClient, state: State, args: argparse.Namespace) -> None:
+    """Makes vLLM's serving classes, as `vllm serve` has them with these arguments, in the application's state."""
+    await init_app_state(engine, state, args, await engine.get_supported_tasks())
+
+
+def unchanged_routes() -> Sequence[tuple[str, str, Callable[..., Any]]]:
+    """Further routes of vLLM that the gateway serves unchanged: method, path, endpoint."""
+    return (
+        ("POST", "/tokenize", tokenize_api.tokenize),
+        ("POST", "/detokenize", tokenize_api.detokenize),
+        ("GET", "/v1/responses/{response_id}", responses_api.retrieve_responses),
+        ("POST", "/v1/responses/{response_id}/cancel", responses_api.cancel_responses),
+    )
+
+
+async def listed_models(state: State) -> list[dict[str, Any]]:
+    """The served models and adapters, as /v1/models has them."""
+    listing = await state.openai_serving_models.show_available_models()
+    return [card.model_dump() for card in listing.data]
+
+

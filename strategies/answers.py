@@ -1,0 +1,146 @@
+"""Final answers: what an answer's text comes down to, and whether two of them say the same.
+
+The rule, for kind `auto`:
+1. Text that is a JSON document is compared by value.
+2. Text whose last line (or last \\boxed{}) holds a number or a LaTeX expression is compared by that, with math-verify.
+3. Any other text is compared whole, without case, punctuation at its ends and runs of white space.
+"""
+
+import asyncio
+import atexit
+import json
+import logging
+import multiprocessing
+import re
+from collections.abc import Sequence
+from fractions import Fraction
+from functools import cache
+from typing import Literal
+
+from pebble import ProcessPool
+
+AnswerKind = Literal["auto", "math", "choice", "text"]
+
+JUDGE_SECONDS = 2.0
+"""Expressions that take longer to compare count as different: `9^9^9^9` must not hold up a vote."""
+
+
+def extract_answer(text: str, kind: AnswerKind) -> str:
+    """The final answer in a text, as the kind has it; the whole text, normalised, where there is none."""
+    text = text.strip()
+    if kind == "text":
+        return normalise(text)
+    if kind == "choice":
+        letters = _CHOICE.findall(text)
+        return letters[-1].upper() if letters else normalise(text)
+    if kind == "auto" and (canonical := _canonical_json(text)) is not None:
+        return canonical
+    if (boxed := _last_boxed(text)) is not None:
+        return boxed
+    marked = _MARKED.findall(text)
+    scope = marked[-1] if marked else text.rsplit("\n", 1)[-1] if kind == "auto" else text
+    expressions = _EXPRESSION.findall(scope)
+    if expressions:
+        return next(filter(None, expressions[-1])).strip()
+    return normalise(marked[-1] if marked else text)
+
+
+async def find_same(answer: str, known: Sequence[str], kind: AnswerKind) -> int | None:
+    """The position of the first known answer that says the same, None if none does.
+
+    Expressions that are no plain numbers are compared in another process, within JUDGE_SECONDS for all together.
+    """
+    if answer in known:
+        return known.index(answer)
+    if kind in ("text", "choice") or not _is_expression(answer):
+        return None
+    if (value := _number(answer)) is not None:
+        for position, other in enumerate(known):
+            if _number(other) == value:
+                return position
+    symbolic = [(i, other) for i, other in enumerate(known) if _is_expression(other)]
+    if value is not None:
+        symbolic = [(i, other) for i, other in symbolic if _number(other) is None]
+    if not symbolic:
+        return None
+    future = _judge().schedule(
+        _first_equal, args=(answer, [other for _, other in symbolic]), timeout=JUDGE_SECONDS
+    )
+    try:
+        found = await asyncio.wrap_future(future)
+    except TimeoutError:
+        return None
+    return None if found is None else symbolic[found][0]
+
+
+def normalise(text: str) -> str:
+    """Free text without case, runs of white space, and punctuation at its ends."""
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'`*")
+
+
+def _canonical_json(text: str) -> str | None:
+    if not text.startswith(("{", "[")):
+        return None
+    try:
+        return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _last_boxed(text: str) -> str | None:
+    """What stands in the last \\boxed{}, with its braces balanced."""
+    start = text.rfind(r"\boxed{")
+    if start < 0:
+        return None
+    depth, begin = 0, start + len(r"\boxed{")
+    for position in range(begin - 1, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[position], 0)
+        if depth == 0:
+            return text[begin:position].strip()
+    return None
+
+
+def _is_expression(answer: str) -> bool:
+    return len(answer) <= _LONGEST_EXPRESSION and bool(re.search(r"[\d\\]", answer)) and not answer.startswith(("{", "["))
+
+
+def _number(answer: str) -> Fraction | None:
+    """A plain number by value: 1,234 is 1234, $5.00 is 5, 3/4 is 0.75, 50% is 0.5."""
+    text = answer.replace(",", "").replace("$", "").replace(" ", "")
+    percent = text.endswith("%")
+    if not _PLAIN.fullmatch(text.removesuffix("%")):
+        return None
+    try:
+        return Fraction(*(Fraction(part) for part in text.removesuffix("%").split("/"))) / (100 if percent else 1)
+    except ZeroDivisionError:
+        return None
+
+
+def _first_equal(answer: str, known: Sequence[str]) -> int | None:
+    """Runs in the judge's process; the pool, not math-verify's signals, keeps the time."""
+    from math_verify import parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # It warns, at each call, that its signals are off.
+    parsed = parse(f"${answer}$", parsing_timeout=None)
+    for position, other in enumerate(known):
+        candidate = parse(f"${other}$", parsing_timeout=None)
+        # verify is not symmetric: it reads its first argument as the gold answer.
+        if verify(parsed, candidate, timeout_seconds=None) or verify(candidate, parsed, timeout_seconds=None):
+            return position
+    return None
+
+
+@cache
+def _judge() -> ProcessPool:
+    """One process beside the event loop: sympy may take seconds, and may have to be killed."""
+    pool = ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
+    atexit.register(pool.stop)
+    return pool
+
+
+_LONGEST_EXPRESSION = 400
+_PLAIN = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?")
+_NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?%?"
+_EXPRESSION = re.compile(rf"\$\$(.+?)\$\$|\$([^$\d][^$]*|\d[^$]*[=+*^\\][^$]*)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|({_NUMBER})")
+_MARKED = re.compile(r"(?:answer\s*(?:is|:|=)|####)\s*([^\n]+)", re.IGNORECASE)
+_CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'])")

@@ -1,0 +1,76 @@
+"""Best-of-n: several answers side by side, the one that a scorer likes best. No verifier model: see strategies.scores.
+
+Self-certainty as the scorer is arXiv 2502.18581; mean log-probability is the baseline there.
+"""
+
+from collections.abc import AsyncIterator
+from importlib.metadata import entry_points
+
+from pydantic import Field, field_validator
+
+from strategies.base import Answer, Event, Note, Params, Strategy, Task, Thought, require_samples_differ
+from strategies.scores import Scorer
+from strategies.session import Session
+
+SCORERS = {point.name: point for point in entry_points(group="redraft.scorers")}
+"""Pluggable: a distribution announces a Scorer class in the entry-point group `redraft.scorers`."""
+
+
+class BestOfNParams(Params):
+    """Best-of-n with the model's own confidence, arXiv 2502.18581."""
+
+    samples: int = Field(4, ge=1, le=64, description="Answers side by side.")
+    scorer: str = Field(
+        "self_certainty", description=f"What picks the answer: {', '.join(sorted(SCORERS))}.", examples=sorted(SCORERS)
+    )
+
+    @field_validator("scorer")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in SCORERS:
+            raise ValueError(f"unknown scorer {name!r}; there are: {', '.join(sorted(SCORERS))}")
+        return name
+
+
+class BestOfN(Strategy):
+    """Samples n answers, scores each by its tokens' probabilities, answers with the best complete one."""
+
+    name = "best_of_n"
+    summary = "Samples several answers side by side and keeps the one the model itself is surest of."
+    paper = "arXiv:2502.18581"
+    needs = frozenset({"tokens", "logprobs"})
+    Params = BestOfNParams
+    params: BestOfNParams
+
+    def check(self, task: Task) -> None:
+        require_samples_differ(task, self.params.samples)
+
+    async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
+        scorer: Scorer = SCORERS[self.params.scorer].load()()
+        capabilities = engine.capabilities
+        seen = max(min(scorer.likeliest, capabilities.max_logprobs), task.sampling.logprobs or 0)
+        totals = [0.0] * self.params.samples
+        samples = engine.sample(
+            task.prompt,
+            [task.sampling_for("sample", branch=i, logprobs=seen) for i in range(self.params.samples)],
+            role="sample",
+        )
+        async for piece in samples:
+            yield Thought(piece.text, "sample", piece.branch)
+            # Scored as it comes: a long answer's thousands of positions at once would hold up the event loop.
+            for logprobs, token_id in zip(piece.logprobs or (), piece.token_ids, strict=True):
+                totals[piece.branch] += scorer.token(logprobs, token_id, capabilities.vocab_size)
+
+        results = samples.results
+        scores = [totals[r.branch] / max(len(r.token_ids), 1) for r in results]
+        best = max(results, key=lambda r: (r.complete, bool(r.token_ids), scores[r.branch]))
+        for result in results:
+            yield Note(
+                "score",
+                f"sample {result.branch}: {scores[result.branch]:.3f}",
+                {"score": scores[result.branch], "scorer": self.params.scorer, "complete": result.complete},
+                branch=result.branch,
+                role="sample",
+            )
+        yield Note("chosen", f"sample {best.branch}", {"branch": best.branch})
+        yield Answer.of(best)

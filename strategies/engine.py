@@ -1,0 +1,148 @@
+"""The Engine port: what a strategy may ask of an engine, in plain data. No vLLM here, and no HTTP."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, Self, TypeAlias
+
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message as a client of the OpenAI API writes it."""
+
+Tool: TypeAlias = Mapping[str, Any]
+"""One tool as a client of the OpenAI API writes it."""
+
+FinishReason = Literal["stop", "length", "abort"]
+Capability = Literal["tokens", "logprobs", "grammar"]
+"""tokens: continues exact token ids; logprobs: of the sampled and the likeliest tokens; grammar: constrained output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Token ids, plus what rendering produced beside them (images, audio, a cache salt), opaque to strategies."""
+
+    token_ids: tuple[int, ...]
+    attachments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __add__(self, token_ids: Sequence[int]) -> Self:
+        """The same prompt, continued by exact token ids: the prefix cache serves all that was there before."""
+        return replace(self, token_ids=(*self.token_ids, *token_ids))
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+class Logprob(Protocol):
+    """Log-probability (nats) of one token at one position; rank 1 is the likeliest."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str | None
+
+
+TokenLogprobs: TypeAlias = Mapping[int, Logprob]
+"""Log-probabilities at one position by token id: the sampled token and the likeliest others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one call samples. `strategies.sampling` says what each role of call inherits from the client's request."""
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    bad_words: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] | None = None
+    allowed_token_ids: tuple[int, ...] | None = None
+    logprobs: int | None = None
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    thinking_token_budget: int | None = None
+    grammar: Any = None
+    """What constrains the output (JSON schema, tool call), opaque to strategies."""
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that only this engine knows, opaque to strategies."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of logits processors inside the engine, by processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one engine step added to one branch. The last piece of a branch carries its finish reason."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    branch: int = 0
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    cached_tokens: int = 0
+    """Prompt tokens that the prefix cache served, known from the first piece on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """All that one branch of a call produced."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprobs, ...] | None = None
+    branch: int = 0
+    finish_reason: FinishReason = "length"
+    stop_reason: int | str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the model ended by itself or at a stop string."""
+        return self.finish_reason == "stop"
+
+    def as_piece(self) -> Piece:
+        """The whole branch as one piece, for an answer that is chosen after the fact."""
+        return Piece(
+            self.text, self.token_ids, self.logprobs, self.branch, self.finish_reason, self.stop_reason
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What this engine can do, in numbers and names."""
+
+    names: frozenset[Capability]
+    max_model_len: int
+    """Longest prompt plus answer, in tokens."""
+    max_logprobs: int
+    """Likeliest tokens per position that a call may ask for."""
+    vocab_size: int
+
+
+class Stream(Protocol):
+    """One running branch. Iterate it to its end, also after `stop`: the last piece then says `abort`."""
+
+    def __aiter__(self) -> AsyncIterator[Piece]: ...
+
+    async def stop(self) -> None:
+        """Ends the engine's work on this branch. May be called at any time, and twice."""
+
+
+class Engine(Protocol):
+    """An engine as one request may use it."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
+        """Chat template and tokenizer. Raises ValueError on messages that the template refuses."""
+        ...
+
+    def generate(self, prompt: Prompt, sampling: Sampling, adapter: Any = None) -> Stream:
+        """Starts one branch. `adapter` is a handle from the engine, None for the served weights."""
+        ...

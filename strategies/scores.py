@@ -1,0 +1,57 @@
+"""Self-rewards: what a model's own probabilities say of its answer. Larger is better, units are nats per token."""
+
+import math
+from typing import Protocol
+
+from strategies.engine import Generation, TokenLogprobs
+
+
+class Scorer(Protocol):
+    """Scores an answer token by token; an answer's score is the mean over its tokens."""
+
+    likeliest: int
+    """How many of the likeliest tokens it needs to see at each position; 0 for the sampled one only."""
+
+    def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
+        """The score of the token sampled at one position."""
+        ...
+
+
+class MeanLogprob:
+    """Log-probability of the sampled token: length-normalised likelihood, the self-reward of sharpening."""
+
+    likeliest = 0
+
+    def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
+        return logprobs[token_id].logprob
+
+
+class SelfCertainty:
+    """Self-certainty (Kang et al. 2025, arXiv 2502.18581): KL(uniform || p) = -1/V sum_j log(V p_j).
+
+    Deviation: the engine returns the likeliest k tokens, not all V. What is left of the probability is spread evenly
+    over the other V - k, which makes this the least value that the exact one can have, given those k.
+    """
+
+    likeliest = 20
+
+    def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
+        seen = [entry.logprob for entry in logprobs.values()]
+        unseen = vocab_size - len(seen)
+        total = sum(seen)
+        if unseen > 0:
+            rest = max(1.0 - sum(math.exp(logprob) for logprob in seen), _LEAST_REST)
+            total += unseen * math.log(rest / unseen)
+        return -total / vocab_size - math.log(vocab_size)
+
+
+_LEAST_REST = 1e-9
+"""Rounding can leave nothing for the unseen tokens, whose logarithm must stay finite."""
+
+
+def mean_logprob(generation: Generation) -> float:
+    """Mean log-probability of an answer's tokens in nats; minus infinity if it has none."""
+    if not generation.logprobs:
+        return -math.inf
+    scores = [at[token].logprob for at, token in zip(generation.logprobs, generation.token_ids, strict=True)]
+    return sum(scores) / len(scores)

@@ -1,0 +1,331 @@
+"""The engine as one request may use it: counted, bounded by a budget and a deadline, and stopped when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from strategies.base import Answer, Event, Note, Strategy, Task
+from strategies.engine import (
+    Capabilities,
+    Engine,
+    Generation,
+    Message,
+    Piece,
+    Prompt,
+    Sampling,
+    Stream,
+    TokenLogprobs,
+    Tool,
+)
+
+Limit = Literal["budget", "deadline", "context"]
+"""budget: tokens; deadline: seconds; context: the model takes no longer prompt."""
+
+
+class Exhausted(Exception):
+    """A limit ends the run: no further call may start."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__(f"the {limit} is used up")
+        self.limit: Limit = limit
+
+
+@dataclass(slots=True)
+class Usage:
+    """What the engine processed for one request.
+
+    `prompt_tokens` and `cached_tokens` count a prompt once per call, however many samples share it, as vLLM's own
+    `usage` does; the `engine_*` twins count it once per branch, as vLLM's counters do.
+    """
+
+    calls: int = 0
+    branches: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    engine_prompt_tokens: int = 0
+    engine_cached_tokens: int = 0
+
+
+@dataclass(slots=True)
+class _Branch:
+    """One branch of a call while it runs."""
+
+    stream: Stream
+    sampling: Sampling
+    cut: bool
+    """The budget granted it fewer tokens than it asked for."""
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    last: Piece | None = None
+
+    def add(self, piece: Piece) -> None:
+        self.texts.append(piece.text)
+        self.token_ids.extend(piece.token_ids)
+        self.logprobs.extend(piece.logprobs or ())
+        self.last = piece
+
+    def generation(self, index: int) -> Generation:
+        last = self.last
+        return Generation(
+            text="".join(self.texts),
+            token_ids=tuple(self.token_ids),
+            logprobs=tuple(self.logprobs) if self.sampling.logprobs is not None else None,
+            branch=index,
+            finish_reason="abort" if last is None or last.finish_reason is None else last.finish_reason,
+            stop_reason=None if last is None else last.stop_reason,
+        )
+
+
+class Call:
+    """One engine call of one or more branches side by side. Iterate it for the pieces as they come.
+
+    After the iteration `results` holds every branch, in order; a branch that a limit or `stop` cut short holds what
+    it had.
+    """
+
+    def __init__(self, session: Session, prompt: Prompt, samplings: Sequence[Sampling], adapter: Any) -> None:
+        self._session = session
+        self._prompt = prompt
+        self._samplings = samplings
+        self._adapter = adapter
+        self._branches: list[_Branch] = []
+        self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
+        self._pumps: list[asyncio.Task[None]] = []
+        self._prompt_counted = False
+        self.started = time.monotonic()
+        self.role = ""
+
+    @property
+    def results(self) -> list[Generation]:
+        """Every branch as far as it has come."""
+        return [branch.generation(index) for index, branch in enumerate(self._branches)]
+
+    @property
+    def result(self) -> Generation:
+        """The only branch of a call of one."""
+        return self.results[0]
+
+    async def stop(self, branch: int | None = None) -> None:
+        """Ends one branch, or all; the pieces that the engine has made until then still come."""
+        chosen = self._branches if branch is None else [self._branches[branch]]
+        await asyncio.gather(*(b.stream.stop() for b in chosen if b.last is None or b.last.finish_reason is None))
+
+    async def finish(self) -> Self:
+        """Runs to the end without looking at the pieces."""
+        async for _ in self:
+            pass
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[Piece]:
+        self._start()
+        running = len(self._branches)
+        try:
+            while running:
+                piece = await self._pieces.get()
+                if isinstance(piece, BaseException):
+                    raise piece
+                if piece.finish_reason is not None:
+                    running -= 1
+                yield piece
+        finally:
+            await self.close()
+
+    async def close(self) -> None:
+        """Stops what still runs, counts it to the last token, and gives the unused budget back. Idempotent."""
+        if self._session.forget(self):
+            # Shielded: a client that leaves cancels this task, but the engine's work must end all the same.
+            await asyncio.shield(asyncio.ensure_future(self._close()))
+
+    def _start(self) -> None:
+        for sampling, cut in self._session.reserve(self, self._prompt, self._samplings):
+            stream = self._session.engine.generate(self._prompt, sampling, self._adapter)
+            self._branches.append(_Branch(stream, sampling, cut))
+        for index, branch in enumerate(self._branches):
+            self._pumps.append(asyncio.create_task(self._pump(index, branch)))
+
+    async def _pump(self, index: int, branch: _Branch) -> None:
+        try:
+            async for piece in branch.stream:
+                if branch.last is None:
+                    self._count_prompt(piece)
+                self._session.usage.completion_tokens += len(piece.token_ids)
+                piece = replace(piece, branch=index)
+                branch.add(piece)
+                self._pieces.put_nowait(piece)
+            if branch.last is None or branch.last.finish_reason is None:
+                # Stopped before its first token: an empty branch is a finished one.
+                branch.add(Piece("", branch=index, finish_reason="abort"))
+                self._pieces.put_nowait(Piece("", branch=index, finish_reason="abort"))
+        except Exception as error:
+            self._pieces.put_nowait(error)
+
+    def _count_prompt(self, piece: Piece) -> None:
+        usage, length = self._session.usage, len(self._prompt)
+        usage.engine_prompt_tokens += length
+        usage.engine_cached_tokens += piece.cached_tokens
+        if not self._prompt_counted:
+            self._prompt_counted = True
+            usage.prompt_tokens += length
+            usage.cached_tokens += piece.cached_tokens
+
+    async def _close(self) -> None:
+        if any(not pump.done() for pump in self._pumps):
+            await self.stop()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+        self._session.release(
+            self,
+            unused=sum(b.sampling.max_tokens - len(b.token_ids) for b in self._branches),
+            cut=any(b.cut and b.last is not None and b.last.finish_reason == "length" for b in self._branches),
+        )
+
+
+class Session:
+    """One request's engine. Use it as an async context manager: leaving it ends all engine work of the request.
+
+    Args:
+        engine: the engine, bound to this request.
+        max_tokens: completion tokens over all calls; None for no bound.
+        max_seconds: seconds from now; None for no bound.
+        adapter: the engine's handle of the adapter that the client named, None for the served weights.
+        decode: switches the request's decoders on in each call's sampling.
+        on_call: told of each call once it is over, for metrics and traces.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_tokens: int | None = None,
+        max_seconds: float | None = None,
+        adapter: Any = None,
+        decode: Callable[[Sampling], Sampling] = lambda sampling: sampling,
+        on_call: Callable[[Call], None] = lambda call: None,
+    ) -> None:
+        self.engine = engine
+        self.usage = Usage()
+        self.kept = Generation()
+        self.rounds = 0
+        self.limit: Limit | None = None
+        self._adapter = adapter
+        self._decode = decode
+        self._on_call = on_call
+        self._tokens_left = max_tokens
+        self._deadline = None if max_seconds is None else asyncio.get_running_loop().time() + max_seconds
+        self._timer: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.Task[None] | None = None
+        self._open: set[Call] = set()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the engine can do."""
+        return self.engine.capabilities
+
+    async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
+        """Token ids of a conversation, ready to be answered."""
+        return await self.engine.render(messages, tools)
+
+    def call(self, prompt: Prompt, sampling: Sampling, *, role: str = "") -> Call:
+        """One call of one branch. Raises Exhausted, when iterated, if a limit forbids it."""
+        return self.sample(prompt, [sampling], role=role)
+
+    def sample(self, prompt: Prompt, samplings: Sequence[Sampling], *, role: str = "") -> Call:
+        """One call with a branch for each sampling, side by side in one engine batch, over one shared prompt.
+
+        What is left of the budget is shared evenly; where it is less than a token each, fewer branches start.
+        """
+        call = Call(self, prompt, [self._decode(sampling) for sampling in samplings], self._adapter)
+        call.role = role
+        return call
+
+    def keep(self, generation: Generation) -> None:
+        """Names the best answer so far: what the client gets if a limit ends the run."""
+        self.kept = generation
+
+    def reserve(self, call: Call, prompt: Prompt, samplings: Sequence[Sampling]) -> list[tuple[Sampling, bool]]:
+        """Takes a call's tokens out of the budget before it starts; says of each branch whether it was cut."""
+        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+            raise self._exhausted("deadline")
+        room = self.capabilities.max_model_len - len(prompt)
+        if room < 1:
+            raise self._exhausted("context")
+        share = None
+        if self._tokens_left is not None:
+            if self._tokens_left < 1:
+                raise self._exhausted("budget")
+            samplings = samplings[: self._tokens_left]
+            share = self._tokens_left // len(samplings)
+        granted = []
+        for sampling in samplings:
+            tokens = min(sampling.max_tokens, room)
+            cut = share is not None and share < tokens
+            tokens = share if share is not None and cut else tokens
+            granted.append((replace(sampling, max_tokens=tokens, min_tokens=min(sampling.min_tokens, tokens)), cut))
+        if self._tokens_left is not None:
+            self._tokens_left -= sum(sampling.max_tokens for sampling, _ in granted)
+        self._open.add(call)
+        self.usage.calls += 1
+        self.usage.branches += len(granted)
+        if self._deadline is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(self._deadline, self._expire)
+        return granted
+
+    def release(self, call: Call, *, unused: int, cut: bool) -> None:
+        """Gives back the tokens that a finished call reserved and did not use; `cut` says the budget ended a branch."""
+        if self._tokens_left is not None:
+            self._tokens_left += unused
+        if cut:
+            self.limit = "budget"
+        self._on_call(call)
+
+    def forget(self, call: Call) -> bool:
+        """Whether the call was still open; it no longer is."""
+        known = call in self._open
+        self._open.discard(call)
+        return known
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await asyncio.gather(*(call.close() for call in list(self._open)))
+
+    def _expire(self) -> None:
+        if calls := list(self._open):
+            self.limit = "deadline"
+            self._expiry = asyncio.ensure_future(_stop_all(calls))
+
+    def _exhausted(self, limit: Limit) -> Exhausted:
+        self.limit = limit
+        return Exhausted(limit)
+
+
+async def run(strategy: Strategy, task: Task, session: Session) -> AsyncIterator[Event]:
+    """Runs a strategy to its answer. A limit that ends it yields the answer kept last, cut if it was cut."""
+    try:
+        async with aclosing(strategy.run(task, session)) as events:  # type: ignore[type-var]
+            async for event in events:
+                yield event
+    except Exhausted as stop:
+        yield Note("stopped", f"{stop}; this is the best answer so far", {"limit": stop.limit})
+        yield Answer.of(_cut(session.kept))
+
+
+def _cut(generation: Generation) -> Generation:
+    return generation if generation.complete else replace(generation, finish_reason="length")
+
+
+async def _stop_all(calls: Sequence[Call]) -> None:
+    await asyncio.gather(*(call.stop() for call in calls))
+

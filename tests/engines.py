@@ -1,0 +1,102 @@
+"""A model small enough to start a real engine on in a test, and the engine."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from server.engine.arguments import engine_arguments, engine_environment
+from server.engine.hardware import detect
+from server.models import ResolvedModel
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+IM_START, IM_END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
+
+CONTEXT_TOKENS = 2048
+
+
+@asynccontextmanager
+async def running_engine(folder: Path, settings: Settings, extra: Sequence[str] = ()) -> "AsyncIterator[AsyncLLM]":
+    """A real engine on the model in `folder`, started as the server starts it; takes 15 to 30 s."""
+    model, hardware = ResolvedModel(str(folder), "tiny", local=True), detect()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in engine_environment(settings, model, hardware).items():
+            patch.setenv(name, value)
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = engine_arguments(settings, model, hardware, extra)
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(arguments))
+        try:
+            yield engine
+        finally:
+            engine.shutdown(timeout=0)
+
+
+def save_tiny_model(directory: Path) -> Path:
+    """Write a random Llama of two layers to `directory`, the same every time, and return `directory`.
+
+    Its tokenizer makes one token of each byte and one of each special token, so a prompt's length is easily told. It
+    answers noise: bytes of no meaning, with a spread of probabilities like a trained model's.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=_byte_tokenizer(),
+        eos_token=IM_END,
+        pad_token=PAD,
+        additional_special_tokens=[IM_START],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT_TOKENS,
+    )
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=CONTEXT_TOKENS,
+        # Wide enough that the best token leads by more than rounding, whatever the batch.
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def _byte_tokenizer() -> "Tokenizer":
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (IM_START, IM_END, PAD)])
+    return tokenizer
+
+
+CHAT_TEMPLATE = """\
+{%- if tools %}<|im_start|>system
+{{ tools | tojson }}<|im_end|>
+{% endif -%}
+{%- for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content or "" }}{% if message.tool_calls %}{{ message.tool_calls | tojson }}{% endif %}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt %}<|im_start|>assistant
+{% endif -%}
+"""
