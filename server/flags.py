@@ -10,7 +10,8 @@ from pydantic_settings import BaseSettings
 
 def with_setting_flags(settings: type[BaseSettings]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a typer command one flag for each field. Flags that are not given are not passed on, so that the
-    environment and the file keep their say."""
+    environment and the file keep their say.
+    """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         context = inspect.signature(command).parameters["context"]

@@ -17,12 +17,13 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestIdMiddleware:
-    """Gives every request an id: the client's if it is well-formed. It stands in the response, the logs and vLLM's ids."""
+    """Gives every request an id, the client's if it is well-formed: for the response, the logs and vLLM's own ids."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Adds the id to the request and to its response."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         headers = MutableHeaders(scope=scope)
@@ -47,6 +48,7 @@ class AuthMiddleware:
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets requests with a key pass."""
         if scope["type"] == "http" and scope["path"] != "/health" and not self._allows(Headers(scope=scope)):
             error = ApiError(401, "a valid API key is needed: Authorization: Bearer KEY")
             return await error.response()(scope, receive, send)
@@ -68,6 +70,7 @@ class BodyLimitMiddleware:
         self._message = f"the request body is larger than {max_bytes} bytes"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets requests of a fair size pass."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         declared = Headers(scope=scope).get("Content-Length", "0")

@@ -144,9 +144,9 @@ def _build(spec: StrategySpec, strategies: Mapping[str, type[Plugin]]) -> list[P
 
 def _with_params(plugin: type[Plugin], params: object, path: str) -> Plugin:
     try:
-        return plugin(plugin.Params.model_validate_json(json.dumps(params)))
+        return plugin(plugin.Parameters.model_validate_json(json.dumps(params)))
     except ValidationError as error:
-        known = ", ".join(plugin.Params.model_fields) or "none"
+        known = ", ".join(plugin.Parameters.model_fields) or "none"
         raise _invalid(error, path, f"parameters of {plugin.name} are: {known}") from None
 
 

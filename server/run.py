@@ -151,6 +151,7 @@ class Transcript:
         self._texts: dict[tuple[str, int], list[str]] = {}
 
     def __call__(self, event: Event) -> None:
+        """Takes an event of the run."""
         if isinstance(event, Thought) and event.text:
             self._texts.setdefault((event.role, event.branch), []).append(event.text)
 

@@ -70,4 +70,5 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before variables before the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)

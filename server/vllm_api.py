@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, ParamSpec
 
 from fastapi import FastAPI, Response
 from starlette.datastructures import State
@@ -25,7 +25,8 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.instrumentator.metrics import attach_router as attach_metrics
 from vllm.entrypoints.serve.tokenize import api_router as tokenize_api
-from vllm.entrypoints.serve.utils.api_utils import validate_json_request, with_cancellation
+from vllm.entrypoints.serve.utils.api_utils import validate_json_request
+from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from server.engine.answering import answered_by
@@ -58,12 +59,20 @@ __all__ = [
     "with_cancellation",
 ]
 
+P = ParamSpec("P")
+
 add_vllm_error_handlers: Callable[[FastAPI], None] = init_exception_handler
 start_engine: Callable[[argparse.Namespace], AbstractAsyncContextManager[EngineClient]] = build_async_engine_client
 
 plain_chat: Callable[..., Awaitable[Response]] = chat_api.create_chat_completion
 plain_completion: Callable[..., Awaitable[Response]] = completion_api.create_completion
 plain_responses: Callable[..., Awaitable[Response]] = responses_api.create_responses
+
+
+def with_cancellation(handler: Callable[P, Awaitable[Response]]) -> Callable[P, Awaitable[Response]]:
+    """Cancels a handler, whose second argument is the raw request, when its client disconnects."""
+    wrapped: Callable[P, Awaitable[Response]] = _with_cancellation(handler)
+    return wrapped
 
 
 async def mount_state(engine: EngineClient, state: State, args: argparse.Namespace) -> None:
@@ -85,5 +94,3 @@ async def listed_models(state: State) -> list[dict[str, Any]]:
     """The served models and adapters, as /v1/models has them."""
     listing = await state.openai_serving_models.show_available_models()
     return [card.model_dump() for card in listing.data]
-
-

@@ -1,8 +1,8 @@
-"""Final answers: what an answer's text comes down to, and whether two of them say the same.
+r"""Final answers: what an answer's text comes down to, and whether two of them say the same.
 
 The rule, for kind `auto`:
 1. Text that is a JSON document is compared by value.
-2. Text whose last line (or last \\boxed{}) holds a number or a LaTeX expression is compared by that, with math-verify.
+2. Text whose last line (or last \boxed{}) holds a number or a LaTeX expression is compared by that, with math-verify.
 3. Any other text is compared whole, without case, punctuation at its ends and runs of white space.
 """
 
@@ -41,7 +41,8 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
     scope = marked[-1] if marked else text.rsplit("\n", 1)[-1] if kind == "auto" else text
     expressions = _EXPRESSION.findall(scope)
     if expressions:
-        return next(filter(None, expressions[-1])).strip()
+        matched: str = next(filter(None, expressions[-1]))
+        return matched.strip()
     return normalise(marked[-1] if marked else text)
 
 
@@ -63,9 +64,7 @@ async def find_same(answer: str, known: Sequence[str], kind: AnswerKind) -> int 
         symbolic = [(i, other) for i, other in symbolic if _number(other) is None]
     if not symbolic:
         return None
-    future = _judge().schedule(
-        _first_equal, args=(answer, [other for _, other in symbolic]), timeout=JUDGE_SECONDS
-    )
+    future = _judge().schedule(_first_equal, args=(answer, [other for _, other in symbolic]), timeout=JUDGE_SECONDS)
     try:
         found = await asyncio.wrap_future(future)
     except TimeoutError:
@@ -88,7 +87,7 @@ def _canonical_json(text: str) -> str | None:
 
 
 def _last_boxed(text: str) -> str | None:
-    """What stands in the last \\boxed{}, with its braces balanced."""
+    r"""What stands in the last \boxed{}, with its braces balanced."""
     start = text.rfind(r"\boxed{")
     if start < 0:
         return None
@@ -101,7 +100,9 @@ def _last_boxed(text: str) -> str | None:
 
 
 def _is_expression(answer: str) -> bool:
-    return len(answer) <= _LONGEST_EXPRESSION and bool(re.search(r"[\d\\]", answer)) and not answer.startswith(("{", "["))
+    return (
+        len(answer) <= _LONGEST_EXPRESSION and bool(re.search(r"[\d\\]", answer)) and not answer.startswith(("{", "["))
+    )
 
 
 def _number(answer: str) -> Fraction | None:
@@ -118,7 +119,7 @@ def _number(answer: str) -> Fraction | None:
 
 def _first_equal(answer: str, known: Sequence[str]) -> int | None:
     """Runs in the judge's process; the pool, not math-verify's signals, keeps the time."""
-    from math_verify import parse, verify
+    from math_verify import parse, verify  # type: ignore[import-untyped]
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # It warns, at each call, that its signals are off.
     parsed = parse(f"${answer}$", parsing_timeout=None)
@@ -141,6 +142,8 @@ def _judge() -> ProcessPool:
 _LONGEST_EXPRESSION = 400
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?")
 _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?%?"
-_EXPRESSION = re.compile(rf"\$\$(.+?)\$\$|\$([^$\d][^$]*|\d[^$]*[=+*^\\][^$]*)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|({_NUMBER})")
+_EXPRESSION = re.compile(
+    rf"\$\$(.+?)\$\$|\$([^$\d][^$]*|\d[^$]*[=+*^\\][^$]*)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|({_NUMBER})"
+)
 _MARKED = re.compile(r"(?:answer\s*(?:is|:|=)|####)\s*([^\n]+)", re.IGNORECASE)
 _CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'])")

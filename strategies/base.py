@@ -96,10 +96,10 @@ class Plugin(ABC):
     """One line for /v1/strategies and the README."""
     paper: ClassVar[str | None] = None
     needs: ClassVar[frozenset[Capability]] = frozenset({"tokens"})
-    Params: ClassVar[type[Params]] = Params
+    Parameters: ClassVar[type[Params]] = Params
 
     def __init__(self, params: Params | None = None) -> None:
-        self.params = self.Params() if params is None else params
+        self.params = self.Parameters() if params is None else params
 
 
 class Strategy(Plugin):
@@ -130,5 +130,6 @@ def require_samples_differ(task: Task, samples: int) -> None:
     """Raises InvalidTask if several samples would all be the same greedy answer."""
     if samples > 1 and task.sampling.temperature == 0:
         raise InvalidTask(
-            f"temperature 0 makes all {samples} samples the same; raise temperature or ask for one sample", "temperature"
+            f"temperature 0 makes all {samples} samples the same; raise temperature or ask for one sample",
+            "temperature",
         )

@@ -107,9 +107,7 @@ class Generation:
 
     def as_piece(self) -> Piece:
         """The whole branch as one piece, for an answer that is chosen after the fact."""
-        return Piece(
-            self.text, self.token_ids, self.logprobs, self.branch, self.finish_reason, self.stop_reason
-        )
+        return Piece(self.text, self.token_ids, self.logprobs, self.branch, self.finish_reason, self.stop_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +135,9 @@ class Engine(Protocol):
     """An engine as one request may use it."""
 
     @property
-    def capabilities(self) -> Capabilities: ...
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
         """Chat template and tokenizer. Raises ValueError on messages that the template refuses."""

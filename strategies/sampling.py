@@ -43,7 +43,8 @@ def rule(parameter: str, role: Role) -> Rule:
 
 def derive_seed(seed: int | None, round: int, branch: int) -> int | None:
     """The seed of branch i in round r: a 63-bit hash of (seed, r, i). The first call keeps the client's seed, so that
-    its text is the plain answer to the same request."""
+    its text is the plain answer to the same request.
+    """
     if seed is None or (round == 0 and branch == 0):
         return seed
     digest = hashlib.blake2b(f"{seed}/{round}/{branch}".encode(), digest_size=8).digest()

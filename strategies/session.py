@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -328,4 +328,3 @@ def _cut(generation: Generation) -> Generation:
 
 async def _stop_all(calls: Sequence[Call]) -> None:
     await asyncio.gather(*(call.stop() for call in calls))
-

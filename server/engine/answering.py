@@ -26,7 +26,9 @@ ServingT = TypeVar("ServingT", OpenAIServingChat, OpenAIServingResponses)
 class Answering(Protocol):
     """What turns a task into an answer; a StrategyRun."""
 
-    def answer(self, task: Task, engine: Engine, adapter: Any) -> AsyncIterator[Piece]: ...
+    def answer(self, task: Task, engine: Engine, adapter: Any) -> AsyncIterator[Piece]:
+        """The pieces of the answer, as they come."""
+        ...
 
 
 def answered_by(

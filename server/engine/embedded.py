@@ -68,7 +68,7 @@ class CallOptions:
 
 
 def sampling_from_vllm(params: SamplingParams, reasoning: Mapping[str, Any]) -> Sampling:
-    """vLLM's parameters, as its serving classes resolved them from a request, in the port's terms."""
+    """VLLM's parameters, as its serving classes resolved them from a request, in the port's terms."""
     stop = [params.stop] if isinstance(params.stop, str) else params.stop or []
     grammar = None
     if params.structured_outputs is not None or any(value is not None for value in reasoning.values()):
@@ -190,8 +190,9 @@ class EmbeddedStream:
 
     def _outputs(self) -> Any:
         grammar: Grammar | None = self._sampling.grammar
+        engine_input: Any = {**self._prompt.attachments, "prompt_token_ids": list(self._prompt.token_ids)}
         return self._client.generate(
-            {**self._prompt.attachments, "prompt_token_ids": list(self._prompt.token_ids)},
+            engine_input,
             sampling_to_vllm(self._sampling),
             self._id,
             lora_request=self._adapter,
@@ -221,7 +222,7 @@ def _piece(output: RequestOutput) -> Piece:
     return Piece(
         text=completion.text,
         token_ids=tuple(completion.token_ids),
-        logprobs=None if completion.logprobs is None else tuple(completion.logprobs),
+        logprobs=None if completion.logprobs is None else tuple(completion.logprobs),  # type: ignore[arg-type]
         finish_reason=None if completion.finish_reason is None else _FINISH_REASONS[completion.finish_reason],
         stop_reason=completion.stop_reason,
         cached_tokens=output.num_cached_tokens or 0,

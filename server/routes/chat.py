@@ -38,8 +38,7 @@ async def chat_completions(request: ChatCompletionRequest, raw_request: Request)
     request.model = plan.model
     if request.stream:
         return await _streamed(gateway, plan, request, raw_request)
-    refined: Response = await _whole(request, raw_request, gateway, plan)
-    return refined
+    return await _whole(request, raw_request, gateway, plan)
 
 
 @with_cancellation
@@ -64,9 +63,7 @@ async def _whole(request: ChatCompletionRequest, raw_request: Request, gateway: 
     return JSONResponse(body)
 
 
-async def _streamed(
-    gateway: Gateway, plan: Plan, request: ChatCompletionRequest, raw_request: Request
-) -> Response:
+async def _streamed(gateway: Gateway, plan: Plan, request: ChatCompletionRequest, raw_request: Request) -> Response:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(gateway.limiter.slot())
         merged: Merged[str] = Merged(gateway.run_of(plan), gateway.settings.heartbeat_seconds)

@@ -47,7 +47,7 @@ def _card(plugin: type[Plugin], gateway: Gateway) -> dict[str, Any]:
         "kind": "orchestrator" if issubclass(plugin, Strategy) else "decoder",
         "summary": plugin.summary,
         "paper": plugin.paper,
-        "parameters": plugin.Params.model_json_schema(),
+        "parameters": plugin.Parameters.model_json_schema(),
         "needs": sorted(plugin.needs),
         "available": plugin.needs <= gateway.capabilities.names,
     }

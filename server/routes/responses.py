@@ -44,8 +44,7 @@ async def responses(request: ResponsesRequest, raw_request: Request) -> Response
     request.model = plan.model
     if request.stream:
         return await _streamed(gateway, plan, request, raw_request)
-    refined: Response = await _whole(request, raw_request, gateway, plan)
-    return refined
+    return await _whole(request, raw_request, gateway, plan)
 
 
 @with_cancellation
@@ -166,9 +165,7 @@ class _EventWriter:
             part = {"type": "reasoning_text", "text": ""}
             yield self._sse({"type": "response.content_part.added", **at, "part": part})
         text = event.text if isinstance(event, Thought) else ""
-        yield self._sse(
-            {"type": "response.reasoning_text.delta", **at, "delta": text, "strategy": event_object(event)}
-        )
+        yield self._sse({"type": "response.reasoning_text.delta", **at, "delta": text, "strategy": event_object(event)})
 
     def answer(self, event: Any) -> Iterator[str]:
         """One of vLLM's events, moved behind the reasoning item."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from importlib.metadata import entry_points
 
 from pydantic import Field, field_validator
+from typing_extensions import override
 
 from strategies.base import Answer, Event, Note, Params, Strategy, Task, Thought, require_samples_differ
 from strategies.scores import Scorer
@@ -39,12 +40,14 @@ class BestOfN(Strategy):
     summary = "Samples several answers side by side and keeps the one the model itself is surest of."
     paper = "arXiv:2502.18581"
     needs = frozenset({"tokens", "logprobs"})
-    Params = BestOfNParams
+    Parameters = BestOfNParams
     params: BestOfNParams
 
+    @override
     def check(self, task: Task) -> None:
         require_samples_differ(task, self.params.samples)
 
+    @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
         scorer: Scorer = SCORERS[self.params.scorer].load()()
         capabilities = engine.capabilities

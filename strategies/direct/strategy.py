@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator
 
+from typing_extensions import override
+
 from strategies.base import Answer, Event, Strategy, Task
 from strategies.session import Session
 
@@ -12,6 +14,7 @@ class Direct(Strategy):
     name = "direct"
     summary = "One plain call, with a budget and a deadline: the baseline of every other strategy."
 
+    @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
         async for piece in engine.call(task.prompt, task.sampling_for("final"), role="final"):
             yield Answer(piece)

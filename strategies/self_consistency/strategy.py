@@ -7,6 +7,7 @@ change its winner; answers that were cut vote only if no answer came to its end.
 from collections.abc import AsyncIterator
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.answers import AnswerKind
 from strategies.base import Answer, Event, Note, Params, Strategy, Task, Thought, require_samples_differ
@@ -32,12 +33,14 @@ class SelfConsistency(Strategy):
     name = "self_consistency"
     summary = "Samples several answers side by side and gives the one that most of them agree on."
     paper = "arXiv:2203.11171"
-    Params = SelfConsistencyParams
+    Parameters = SelfConsistencyParams
     params: SelfConsistencyParams
 
+    @override
     def check(self, task: Task) -> None:
         require_samples_differ(task, self.params.samples)
 
+    @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
         p = self.params
         samples = engine.sample(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field
+from typing_extensions import override
 
 from strategies.base import Answer, Event, InvalidTask, Note, Params, Strategy, Task, Thought
 from strategies.engine import Generation, Message
@@ -56,13 +57,15 @@ class SelfRefine(Strategy):
     summary = "Drafts an answer, criticises it, criterion by criterion if criteria are given, and revises it."
     paper = "arXiv:2303.17651"
     needs = frozenset({"tokens", "logprobs"})
-    Params = SelfRefineParams
+    Parameters = SelfRefineParams
     params: SelfRefineParams
 
+    @override
     def check(self, task: Task) -> None:
         if task.continues:
             raise InvalidTask("self_refine cannot continue an assistant message", "continue_final_message")
 
+    @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
         p = self.params
         talk: list[Message] = list(task.messages)

@@ -144,7 +144,7 @@ async def answer(engine: "AsyncLLM", seed: int) -> list[int]:
     from vllm.sampling_params import RequestOutputKind
 
     params = SamplingParams(max_tokens=16, ignore_eos=True, seed=seed, output_kind=RequestOutputKind.FINAL_ONLY)
-    prompt = {"prompt_token_ids": [(seed * 37 + i * i) % 256 for i in range(PROMPT_TOKENS)]}
+    prompt = [(seed * 37 + i * i) % 256 for i in range(PROMPT_TOKENS)]
     outputs = [output async for output in engine.generate(prompt, params, f"seed-{seed}")]
     return list(outputs[-1].outputs[0].token_ids)
 
