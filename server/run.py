@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -35,10 +35,16 @@ class StrategyRun:
             max_tokens=_least(plan.budget.max_tokens, max_tokens),
             max_seconds=_least(plan.budget.max_seconds, max_seconds),
         )
+        self._telemetry: RunTelemetry | None = None
         self._session: Session | None = None
         self._visible_tokens = 0
         self._began = time.monotonic()
         self._seconds: float | None = None
+
+    def trace(self, parent: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Starts the run's span under the request's trace; returns the trace headers of its engine calls."""
+        self._telemetry = RunTelemetry(self.plan.name, parent)
+        return self._telemetry.headers()
 
     async def answer(self, task: Task, engine: Engine, adapter: Any) -> AsyncIterator[Piece]:
         """The pieces of the final answer. Leaving the iteration, by whatever way, ends the engine's work.
@@ -53,7 +59,7 @@ class StrategyRun:
             self.ready.exception()  # Marked as seen: whoever does not stream gets it from this very raise.
             raise
         self.ready.set_result(None)
-        telemetry = RunTelemetry(self.plan.name)
+        telemetry = self._telemetry or RunTelemetry(self.plan.name, None)
         self._session = session = Session(
             engine,
             max_tokens=self._budget.max_tokens,

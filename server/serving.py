@@ -15,6 +15,7 @@ from rich.console import Console
 from server.engine.arguments import engine_arguments, engine_environment
 from server.engine.hardware import detect
 from server.logs import configure_logging
+from server.loop_watch import watch_loop
 from server.models import ResolvedModel, resolve
 from server.settings import Settings
 
@@ -36,12 +37,14 @@ async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console)
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="off")
         server = uvicorn.Server(config)
         app.state.server = server
+        watch = asyncio.create_task(watch_loop())
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():
             await asyncio.sleep(0.05)
         if server.started:
             announce(settings, listener, app, console)
         await task
+        watch.cancel()
 
 
 @contextlib.asynccontextmanager

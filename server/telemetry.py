@@ -3,11 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
+from opentelemetry.propagate import extract, inject
 from prometheus_client import Counter, Gauge, Histogram
 
 from strategies.base import Answer, Event, InvalidTask, Thought
@@ -39,13 +40,27 @@ BUDGET_STOPS = Counter("redraft_strategy_budget_stops", "Runs that a limit ended
 
 
 class RunTelemetry:
-    """Watches one run."""
+    """Watches one run.
 
-    def __init__(self, strategy: str) -> None:
+    Args:
+        strategy: its name.
+        parent: trace headers of the request, None if it has none.
+    """
+
+    def __init__(self, strategy: str, parent: Mapping[str, str] | None) -> None:
         self._strategy = strategy
+        # An explicit context: a current span would not survive the async generators that a run goes through.
+        self._span = tracer.start_span(f"strategy {strategy}", context=extract(parent or {}))
+        self._context = trace.set_span_in_context(self._span)
         self._began = time.monotonic()
         self._thought = False
         self._answered = False
+
+    def headers(self) -> Mapping[str, str] | None:
+        """Trace headers that hang vLLM's own spans under this run's; None without tracing."""
+        headers: dict[str, str] = {}
+        inject(headers, context=self._context)
+        return headers or None
 
     def event(self, event: Event) -> None:
         """Times the first thought and the first token of the answer."""
@@ -59,7 +74,7 @@ class RunTelemetry:
     def call(self, call: Call) -> None:
         """Records the span of an engine call that is over, aborted ones too: vLLM itself traces none of those."""
         began = time.time_ns() - int((time.monotonic() - call.started) * 1e9)
-        span = tracer.start_span(f"engine call: {call.role or 'call'}", start_time=began)
+        span = tracer.start_span(f"engine call: {call.role or 'call'}", context=self._context, start_time=began)
         results = call.results
         span.set_attribute("redraft.branches", len(results))
         span.set_attribute("gen_ai.usage.output_tokens", sum(len(result.token_ids) for result in results))
@@ -72,10 +87,8 @@ class RunTelemetry:
         outcome = "error"
         RUNNING.labels(self._strategy).inc()
         try:
-            with tracer.start_as_current_span(f"strategy {self._strategy}") as span:
-                yield
-                outcome = "ok"
-                span.set_attribute("redraft.stop_reason", run.stop_reason)
+            yield
+            outcome = "ok"
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "cancelled"
             raise
@@ -84,6 +97,9 @@ class RunTelemetry:
             raise
         finally:
             RUNNING.labels(self._strategy).dec()
+            self._span.set_attribute("redraft.outcome", outcome)
+            self._span.set_attribute("redraft.stop_reason", run.stop_reason)
+            self._span.end()
             self._count(run, outcome)
 
     def _count(self, run: "StrategyRun", outcome: str) -> None:

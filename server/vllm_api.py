@@ -71,7 +71,7 @@ plain_responses: Callable[..., Awaitable[Response]] = responses_api.create_respo
 
 def with_cancellation(handler: Callable[P, Awaitable[Response]]) -> Callable[P, Awaitable[Response]]:
     """Cancels a handler, whose second argument is the raw request, when its client disconnects."""
-    wrapped: Callable[P, Awaitable[Response]] = _with_cancellation(handler)
+    wrapped: Callable[P, Awaitable[Response]] = _with_cancellation(handler)  # type: ignore[no-untyped-call]
     return wrapped
 
 

@@ -23,6 +23,7 @@ class MeanLogprob:
     likeliest = 0
 
     def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
+        """Log p of the sampled token."""
         return logprobs[token_id].logprob
 
 
@@ -36,6 +37,7 @@ class SelfCertainty:
     likeliest = 20
 
     def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
+        """KL(uniform || p) at one position."""
         seen = [entry.logprob for entry in logprobs.values()]
         unseen = vocab_size - len(seen)
         total = sum(seen)

@@ -189,6 +189,11 @@ def make_venv() -> None:
         )
 
 
+def count_installed() -> int:
+    """How many packages `.venv` holds."""
+    return sum(1 for _ in VENV.glob("lib/python3.11/site-packages/*.dist-info"))
+
+
 def install(what: str, arguments: list[str], fallback_indexes: Sequence[str] = ()) -> None:
     """Have pip install `arguments` with its own configuration, then with each of `fallback_indexes` added.
 
@@ -247,6 +252,7 @@ class Progress:
         self.what = what
         self.doing = "starting"
         self.found = 0
+        self.unpacking = 0
         self.start = time.monotonic()
 
     def follow(self, output: IO[str]) -> None:
@@ -271,13 +277,16 @@ class Progress:
             case ["Building", "wheel"]:
                 self.doing = f"building {words[3]}"
             case ["Installing", "collected"]:
-                self.doing = f"unpacking {len(words) - 3} packages"
+                self.unpacking = len(words) - 3
 
     def show(self, pip: subprocess.Popen[str]) -> None:
         """Draw until pip ends."""
         terminal = sys.stdout.isatty()
         last_seen = ""
+        before = count_installed()
         for seconds in self.ticks(pip, 0.2 if terminal else 10):
+            if self.unpacking:
+                self.doing = f"unpacked {count_installed() - before} of {self.unpacking}"
             line = f"  {self.what}: {self.doing} ({seconds:.0f} s)"
             if terminal:
                 width = shutil.get_terminal_size().columns - 1

@@ -26,6 +26,10 @@ ServingT = TypeVar("ServingT", OpenAIServingChat, OpenAIServingResponses)
 class Answering(Protocol):
     """What turns a task into an answer; a StrategyRun."""
 
+    def trace(self, parent: Mapping[str, str] | None) -> Mapping[str, str] | None:
+        """Starts the run's span; returns the trace headers of its engine calls."""
+        ...
+
     def answer(self, task: Task, engine: Engine, adapter: Any) -> AsyncIterator[Piece]:
         """The pieces of the answer, as they come."""
         ...
@@ -111,7 +115,9 @@ class _AnsweringEngine:
         **reasoning: Any,
     ) -> AsyncIterator[RequestOutput]:
         """The strategy's answer as vLLM's outputs: deltas for a stream, one whole output otherwise."""
-        options = CallOptions(request_id, self._template, priority, session_id or request_id, trace_headers)
+        options = CallOptions(
+            request_id, self._template, priority, session_id or request_id, self._run.trace(trace_headers)
+        )
         task = Task(
             messages=self._renderer.messages,
             prompt=prompt_from_vllm(prompt),

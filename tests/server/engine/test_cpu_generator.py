@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from server.engine.cpu_generator import patch, register
+from server.engine.cpu_generator import PLUGIN_NAME, patch, register
 from server.settings import Settings
 from tests.engines import running_engine
 
@@ -105,6 +106,11 @@ def test_on_a_gpu_nothing_is_patched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vllm.platforms.current_platform", SimpleNamespace(is_cpu=lambda: False))
     monkeypatch.setattr("server.engine.cpu_generator.patch", pytest.fail)
     register()
+
+
+def test_vllm_finds_the_plugin() -> None:
+    (plugin,) = entry_points(group="vllm.general_plugins", name=PLUGIN_NAME)
+    assert plugin.load() is register
 
 
 @dataclass
