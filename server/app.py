@@ -10,7 +10,7 @@ from server.limits import RunLimiter
 from server.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from server.routes import chat, listing, plain, responses
 from server.settings import Settings
-from server.vllm_api import EngineClient, attach_metrics, mount_state
+from server.vllm_api import EngineClient, attach_metrics, lifespan, mount_state
 from strategies.registry import load_strategies
 
 
@@ -25,7 +25,7 @@ async def create_app(settings: Settings, engine: EngineClient, args: argparse.Na
     Raises:
         RuntimeError: an installed strategy plugin is broken.
     """
-    app = FastAPI(title="redraft", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(title="redraft", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     await mount_state(engine, app.state, args)
     limiter = RunLimiter(settings.max_concurrent_runs, settings.max_queued_runs)
     app.state.gateway = Gateway(settings, load_strategies(), limiter, app.state)

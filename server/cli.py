@@ -1,9 +1,9 @@
 """The `redraft` command."""
 
-import asyncio
 import logging
 
 import typer
+import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -37,7 +37,7 @@ def serve(context: typer.Context, **flags: object) -> None:
             console.print(f"[red]{flag}[/red]: {problem['msg']}")
         raise typer.Exit(2) from None
     try:
-        asyncio.run(run_server(settings, context.args, console))
+        uvloop.run(run_server(settings, context.args, console))
     except (ValueError, RuntimeError, OSError) as error:
         logging.getLogger("redraft").debug("start failed", exc_info=True)
         console.print(f"[red]redraft could not start:[/red] {error}")

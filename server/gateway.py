@@ -58,9 +58,7 @@ class Gateway:
         """Makes a run of a plan from the sink for its thoughts and notes."""
 
         def make(sink: Callable[[Event], None]) -> StrategyRun:
-            return StrategyRun(
-                plan, sink, max_tokens=self.settings.max_run_tokens, max_seconds=self.settings.max_run_seconds
-            )
+            return StrategyRun(plan, sink, self.settings)
 
         return make
 

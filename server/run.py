@@ -7,8 +7,9 @@ from contextlib import aclosing
 from typing import Any
 
 from server.resolve import Plan
+from server.settings import Settings
 from server.telemetry import RunTelemetry
-from strategies.base import Answer, Budget, Event, Note, Task, Thought
+from strategies.base import Answer, Budget, Event, InvalidTask, Note, Task, Thought
 from strategies.engine import Engine, Piece
 from strategies.session import Session, Usage, run
 
@@ -19,21 +20,19 @@ class StrategyRun:
     Args:
         plan: what was asked for.
         sink: takes every thought and note, at once.
-        max_tokens: the operator's bound on the run's completion tokens.
-        max_seconds: the operator's bound on its seconds.
+        settings: the operator's bounds on a run.
     """
 
-    def __init__(
-        self, plan: Plan, sink: Callable[[Event], None], *, max_tokens: int | None, max_seconds: float
-    ) -> None:
+    def __init__(self, plan: Plan, sink: Callable[[Event], None], settings: Settings) -> None:
         self.plan = plan
         self.notes: list[Note] = []
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the request is known to be runnable; holds the error if it is not."""
         self._sink = sink
+        self._max_prompt_tokens = settings.max_prompt_tokens
         self._budget = Budget(
-            max_tokens=_least(plan.budget.max_tokens, max_tokens),
-            max_seconds=_least(plan.budget.max_seconds, max_seconds),
+            max_tokens=_least(plan.budget.max_tokens, settings.max_run_tokens),
+            max_seconds=_least(plan.budget.max_seconds, settings.max_run_seconds),
         )
         self._telemetry: RunTelemetry | None = None
         self._session: Session | None = None
@@ -53,6 +52,7 @@ class StrategyRun:
             InvalidTask: the strategy cannot serve this request; before any engine call.
         """
         try:
+            self._check_length(task)
             self.plan.strategy.check(task)
         except Exception as error:
             self.ready.set_exception(error)
@@ -80,6 +80,13 @@ class StrategyRun:
                             self.notes.append(event)
                         self._sink(event)
             self._seconds = time.monotonic() - self._began
+
+    def _check_length(self, task: Task) -> None:
+        if self._max_prompt_tokens is not None and len(task.prompt) > self._max_prompt_tokens:
+            raise InvalidTask(
+                f"the prompt has {len(task.prompt)} tokens; a strategy takes {self._max_prompt_tokens} at most",
+                "messages",
+            )
 
     async def close(self) -> None:
         """Ends the engine's work. For a client that left; idempotent."""

@@ -34,7 +34,7 @@ async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console)
     listener = listen(settings)
     model = resolve(settings.model)
     async with running_app(settings, vllm_flags, model, console) as app:
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS, lifespan="off")
+        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
         server = uvicorn.Server(config)
         app.state.server = server
         watch = asyncio.create_task(watch_loop())

@@ -45,7 +45,9 @@ class Settings(BaseSettings):
     otlp_traces_endpoint: str | None = Field(None, description="OpenTelemetry collector for traces.")
 
     max_body_bytes: int = Field(4 * 2**20, gt=0, description="Largest request body.")
-    max_prompt_tokens: int | None = Field(None, gt=0, description="Longest prompt; default: what the model takes.")
+    max_prompt_tokens: int | None = Field(
+        None, gt=0, description="Longest prompt of a strategy run; default: what the model takes."
+    )
     max_concurrent_runs: int = Field(64, gt=0, description="Strategy runs at the same time.")
     max_queued_runs: int = Field(64, ge=0, description="Strategy runs that wait for their turn; more get a 429.")
     max_run_tokens: int | None = Field(None, gt=0, description="Upper bound of budget.max_tokens of any run.")

@@ -10,6 +10,7 @@ from starlette.datastructures import State
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+from vllm.entrypoints.launchers.utils.server_utils import lifespan
 from vllm.entrypoints.openai.chat_completion import api_router as chat_api
 from vllm.entrypoints.openai.chat_completion.protocol import (
     ChatCompletionRequest,
@@ -47,6 +48,7 @@ __all__ = [
     "attach_metrics",
     "capabilities",
     "construct_tool_dicts",
+    "lifespan",
     "listed_models",
     "mount_state",
     "plain_chat",

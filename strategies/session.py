@@ -178,7 +178,8 @@ class Call:
 
     async def _close(self) -> None:
         if any(not pump.done() for pump in self._pumps):
-            await self.stop()
+            # A stop that fails has a dead engine behind it, of which the streams themselves tell.
+            await asyncio.gather(self.stop(), return_exceptions=True)
         await asyncio.gather(*self._pumps, return_exceptions=True)
         self._session.release(
             self,

@@ -200,7 +200,8 @@ def install(what: str, arguments: list[str], fallback_indexes: Sequence[str] = (
     Raises:
         SetupError: none of the tries worked.
     """
-    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--no-build-isolation"]
+    # Compiling every module of every package takes a minute; Python compiles the few that run when they first do.
+    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-compile"]
     for index in (None, *fallback_indexes):
         if index:
             print(f"Not found there; trying {index}.")

@@ -127,6 +127,7 @@ class _ChunkWriter:
             "model": plan.alias or plan.model,
         }
         self._role_sent = False
+        self._finished = False
         self._last: dict[str, Any] | None = None
         """The chunk with the finish reason, held until the run is over and its report is complete."""
 
@@ -148,7 +149,14 @@ class _ChunkWriter:
         if self._last is not None:
             yield _sse(self._last | {"strategy": self._last["strategy"] | self._run.report()})
             self._last = None
-        if not chunk or "error" in chunk:
+        if not chunk:
+            if not self._finished:
+                # vLLM sends no chunk for an answer without a single token; a stream still ends with its reason.
+                yield self._empty_answer()
+            yield line
+            return
+        if "error" in chunk:
+            self._finished = True
             yield line
             return
         chunk |= self._base
@@ -156,13 +164,22 @@ class _ChunkWriter:
             if self._role_sent:
                 choice["delta"].pop("role", None)
             self._role_sent = True
-            chunk["strategy"] = {"event": "answer", "branch": 0, "role": "final", "note": None}
+            chunk["strategy"] = _ANSWER_EVENT
             if choice.get("finish_reason") is not None:
                 self._last = chunk
+                self._finished = True
         if chunk.get("usage") is not None:
             chunk["usage"] = self._run.chat_usage(_answer_reasoning(chunk["usage"]))
         if self._last is None:
             yield _sse(chunk)
+
+    def _empty_answer(self) -> str:
+        delta = {} if self._role_sent else {"role": "assistant", "content": ""}
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": "length"}
+        return _sse({**self._base, "choices": [choice], "strategy": {**_ANSWER_EVENT, **self._run.report()}})
+
+
+_ANSWER_EVENT = {"event": "answer", "branch": 0, "role": "final", "note": None}
 
 
 def _sse(chunk: dict[str, Any]) -> str:
