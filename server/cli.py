@@ -9,6 +9,7 @@ from rich.console import Console
 
 from server.flags import with_setting_flags
 from server.models.cli import app as models_app
+from server.models.errors import ModelError
 from server.settings import Settings
 
 app = typer.Typer(
@@ -38,7 +39,7 @@ def serve(context: typer.Context, **flags: object) -> None:
         raise typer.Exit(2) from None
     try:
         uvloop.run(run_server(settings, context.args, console))
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ModelError) as error:
         logging.getLogger("redraft").debug("start failed", exc_info=True)
         console.print(f"[red]redraft could not start:[/red] {error}")
         raise typer.Exit(1) from None

@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,6 +19,7 @@ from server.engine.hardware import detect
 from server.logs import configure_logging
 from server.loop_watch import watch_loop
 from server.models import ResolvedModel, resolve
+from server.models.cli import show_steps
 from server.settings import Settings
 
 SHUTDOWN_SECONDS = 5
@@ -28,15 +31,21 @@ async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console)
 
     Raises:
         ValueError: a setting or a vLLM flag is wrong.
-        RuntimeError: the model or the engine does not start.
+        ModelError: there is no such model.
+        RuntimeError: the engine does not start.
         OSError: the address is taken.
     """
+    # Until the server listens: an engine that is being started then still gets stopped.
+    signal.signal(signal.SIGTERM, _interrupt)
     listener = listen(settings)
-    model = resolve(settings.model)
+    with show_steps(console) as on_step:
+        model = resolve(settings.model, served_name=settings.served_model_name, on_step=on_step)
     async with running_app(settings, vllm_flags, model, console) as app:
         config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-        server = uvicorn.Server(config)
+        server = _Server(config)
         app.state.server = server
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
         watch = asyncio.create_task(watch_loop())
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():
@@ -95,6 +104,21 @@ def announce(settings: Settings, listener: socket.socket, app: FastAPI, console:
     console.print(f"strategies: {', '.join(gateway.strategies)}", highlight=False)
     line = f"curl http://{host}:{port}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
     console.print(line, highlight=False, soft_wrap=True)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling, which ends by raising the signal again: that would kill this process
+    before it has stopped the engine's, and those would live on.
+    """
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `serve`."""
+        yield
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

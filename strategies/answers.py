@@ -17,7 +17,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Literal
 
-from pebble import ProcessPool
+from pebble import ProcessExpired, ProcessPool
 
 AnswerKind = Literal["auto", "math", "choice", "text"]
 
@@ -67,7 +67,7 @@ async def find_same(answer: str, known: Sequence[str], kind: AnswerKind) -> int 
     future = _judge().schedule(_first_equal, args=(answer, [other for _, other in symbolic]), timeout=JUDGE_SECONDS)
     try:
         found = await asyncio.wrap_future(future)
-    except TimeoutError:
+    except (TimeoutError, ProcessExpired):
         return None
     return None if found is None else symbolic[found][0]
 
@@ -101,7 +101,10 @@ def _last_boxed(text: str) -> str | None:
 
 def _is_expression(answer: str) -> bool:
     return (
-        len(answer) <= _LONGEST_EXPRESSION and bool(re.search(r"[\d\\]", answer)) and not answer.startswith(("{", "["))
+        len(answer) <= _LONGEST_EXPRESSION
+        and bool(re.search(r"[\d\\]", answer))
+        and not answer.startswith(("{", "["))
+        and len(_WORD.findall(answer)) < _PROSE_WORDS
     )
 
 
@@ -113,7 +116,7 @@ def _number(answer: str) -> Fraction | None:
         return None
     try:
         return Fraction(*(Fraction(part) for part in text.removesuffix("%").split("/"))) / (100 if percent else 1)
-    except ZeroDivisionError:
+    except (ValueError, ZeroDivisionError):  # Python refuses to read thousands of digits.
         return None
 
 
@@ -133,17 +136,24 @@ def _first_equal(answer: str, known: Sequence[str]) -> int | None:
 
 @cache
 def _judge() -> ProcessPool:
-    """One process beside the event loop: sympy may take seconds, and may have to be killed."""
-    pool = ProcessPool(max_workers=1, context=multiprocessing.get_context("spawn"))
+    """One process beside the event loop: sympy may take seconds, and may have to be killed.
+
+    It loads math-verify before its first task, so that this takes nothing of JUDGE_SECONDS, after a kill either.
+    """
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPool(max_workers=1, initializer=_first_equal, initargs=("x", ["y"]), context=context)
     atexit.register(pool.stop)
     return pool
 
 
 _LONGEST_EXPRESSION = 400
+_PROSE_WORDS = 3
+"""Text of so many words is prose, and is compared whole: math-verify would compare the numbers in it."""
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?")
 _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?%?"
 _EXPRESSION = re.compile(
-    rf"\$\$(.+?)\$\$|\$([^$\d][^$]*|\d[^$]*[=+*^\\][^$]*)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]|({_NUMBER})"
+    rf"\$\$(.+?)\$\$|\$([^$\d][^$]*|\d[^$=+*^\\]*[=+*^\\][^$]*)\$|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]|({_NUMBER})"
 )
 _MARKED = re.compile(r"(?:answer\s*(?:is|:|=)|####)\s*([^\n]+)", re.IGNORECASE)
 _CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'])")

@@ -66,6 +66,10 @@ class _Branch:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: Piece | None = None
 
+    @property
+    def running(self) -> bool:
+        return self.last is None or self.last.finish_reason is None
+
     def add(self, piece: Piece) -> None:
         self.texts.append(piece.text)
         self.token_ids.extend(piece.token_ids)
@@ -113,10 +117,15 @@ class Call:
         """The only branch of a call of one."""
         return self.results[0]
 
+    @property
+    def running(self) -> bool:
+        """Whether a branch of it has not ended."""
+        return any(branch.running for branch in self._branches)
+
     async def stop(self, branch: int | None = None) -> None:
         """Ends one branch, or all; the pieces that the engine has made until then still come."""
         chosen = self._branches if branch is None else [self._branches[branch]]
-        await asyncio.gather(*(b.stream.stop() for b in chosen if b.last is None or b.last.finish_reason is None))
+        await asyncio.gather(*(b.stream.stop() for b in chosen if b.running))
 
     async def finish(self) -> Self:
         """Runs to the end without looking at the pieces."""
@@ -160,7 +169,7 @@ class Call:
                 piece = replace(piece, branch=index)
                 branch.add(piece)
                 self._pieces.put_nowait(piece)
-            if branch.last is None or branch.last.finish_reason is None:
+            if branch.running:
                 # Stopped before its first token: an empty branch is a finished one.
                 branch.add(Piece("", branch=index, finish_reason="abort"))
                 self._pieces.put_nowait(Piece("", branch=index, finish_reason="abort"))
@@ -303,7 +312,7 @@ class Session:
         await asyncio.gather(*(call.close() for call in list(self._open)))
 
     def _expire(self) -> None:
-        if calls := list(self._open):
+        if calls := [call for call in self._open if call.running]:
             self.limit = "deadline"
             self._expiry = asyncio.ensure_future(_stop_all(calls))
 

@@ -1,13 +1,48 @@
 """Fixtures of all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.engines import save_tiny_model
+from tests.servers import DEFAULT_MODEL, TINY_MODEL, Server, running_server
+
+API_KEYS = ("first-secret", "second-secret")
+MAX_BODY_BYTES = 20_000
+MAX_PROMPT_TOKENS = 1_800
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer model with one token a byte."""
     return save_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The default model, open to everybody, with vLLM's store of responses switched on."""
+    with running_server(
+        ["--kv-cache-gib", "0.5"], model=DEFAULT_MODEL, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def guarded_server(tiny_model: Path) -> Iterator[Server]:
+    """A random model that never stops by itself soon, behind keys and tight limits. For one module, which may kill it."""
+    flags = {
+        "--model": tiny_model,
+        "--served-model-name": TINY_MODEL,
+        "--kv-cache-gib": 0.1,
+        "--max-body-bytes": MAX_BODY_BYTES,
+        "--max-prompt-tokens": MAX_PROMPT_TOKENS,
+        "--max-concurrent-runs": 1,
+        "--max-queued-runs": 0,
+        "--heartbeat-seconds": 0.02,
+        "--log-format": "json",
+    }
+    given = [str(part) for flag in flags.items() for part in flag]
+    keys = [part for key in API_KEYS for part in ("--api-key", key)]
+    with running_server([*given, *keys], model=TINY_MODEL, api_key=API_KEYS[0]) as running:
+        yield running

@@ -79,7 +79,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Metrics:
-    """Prometheus samples: value by name and labels. vLLM's clock-like samples are left out."""
+    """Samples of vLLM and of strategy runs: value by name and labels."""
 
     samples: Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -90,7 +90,7 @@ class Metrics:
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
-            if sample.name.startswith(("vllm:", "redraft_")) and not sample.name.endswith("_created")
+            if sample.name.startswith(("vllm:", "redraft_strategy_")) and not sample.name.endswith("_created")
         }
         return cls(samples)
 

@@ -201,7 +201,15 @@ def install(what: str, arguments: list[str], fallback_indexes: Sequence[str] = (
         SetupError: none of the tries worked.
     """
     # Compiling every module of every package takes a minute; Python compiles the few that run when they first do.
-    command = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-compile"]
+    command = [
+        str(VENV / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-compile",
+    ]
     for index in (None, *fallback_indexes):
         if index:
             print(f"Not found there; trying {index}.")
@@ -213,7 +221,7 @@ def install(what: str, arguments: list[str], fallback_indexes: Sequence[str] = (
         "\n".join(
             [
                 f"pip could not install {what}:",
-                *(f"  {line}" for line in reasons),
+                *(f"  {line[:200]}" for line in reasons),
                 "If that is the network or a proxy, run make setup again: it goes on from here. Packages come from",
                 f"PyPI or the index that pip is configured for. Everything that pip said: {LOG.relative_to(ROOT)}",
             ]

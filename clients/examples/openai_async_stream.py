@@ -17,14 +17,14 @@ async def main() -> None:
     client = AsyncOpenAI(base_url=args.base_url, api_key=os.environ.get("OPENAI_API_KEY", "none"))
     stream = await client.chat.completions.create(
         model=args.model,
-        messages=[{"role": "user", "content": "Name three primary colours."}],
+        messages=[{"role": "user", "content": "A book costs 5 dollars. How much do 4 cost? Be brief."}],
+        temperature=0.3,
         stream=True,
         extra_body={"strategy": {"name": "self_refine", "budget": {"max_tokens": 256}}},
     )
-    async for chunk in stream:
-        for delta in (choice.delta for choice in chunk.choices):
-            thought = getattr(delta, "reasoning", None)
-            print(f"\033[2m{thought}\033[0m" if thought else delta.content or "", end="", flush=True)
+    async for delta in (choice.delta async for chunk in stream for choice in chunk.choices):
+        thought = getattr(delta, "reasoning", None)
+        print(f"\033[2m{thought}\033[0m" if thought else delta.content or "", end="", flush=True)
 
 
 asyncio.run(main())

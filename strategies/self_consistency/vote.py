@@ -42,9 +42,9 @@ class Vote:
         return max(self.groups, key=lambda group: group.votes)
 
     def decided(self, running: int) -> bool:
-        """Whether `running` further votes, all for the same answer, could not change the winner."""
+        """Whether `running` further votes, all for the same answer, could not even draw level with the winner."""
         counts = sorted((group.votes for group in self.groups), reverse=True)
         if not counts:
             return False
         runner_up = counts[1] if len(counts) > 1 else 0
-        return counts[0] >= runner_up + running and counts[0] > running
+        return counts[0] > runner_up + running

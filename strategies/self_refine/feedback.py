@@ -44,7 +44,7 @@ def read_feedback(feedback: str, criteria: Sequence[str]) -> Verdict:
     return Verdict(kept / len(criteria), faults, not faults, f"{kept} of {len(criteria)} criteria met")
 
 
-_ITEM = re.compile(r"^\W*(\d+)\W+(not\s+)?met\b", re.IGNORECASE | re.MULTILINE)
+_ITEM = re.compile(r"^[^\w\n]*(\d+)[^\w\n]+(not\s+)?met\b", re.IGNORECASE | re.MULTILINE)
 
 FEEDBACK = """\
 Check your answer above against my request, step by step. For every fault, quote the place where it is wrong and say \

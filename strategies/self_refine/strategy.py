@@ -78,10 +78,10 @@ class SelfRefine(Strategy):
             call = engine.call(prompt, task.sampling_for(role, round=round, logprobs=_logprobs(task)), role=role)
             async for piece in call:
                 yield Answer(piece) if last and p.keep == "last" else Thought(piece.text, role, round)
+            engine.rounds = round
             if last and p.keep == "last":
                 return
             draft = Draft(round, call.result)
-            engine.rounds = round
             engine.keep(self._choice([*drafts, draft]).generation)
 
             talk += [{"role": "assistant", "content": draft.generation.text}, ask_for_feedback(p.criteria)]

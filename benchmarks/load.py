@@ -1,0 +1,213 @@
+"""A load of chat completions over HTTP, and what each of them took."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import httpx
+
+CHAT = "/v1/chat/completions"
+# Each is one token of most vocabularies, so that as many words make about as many tokens.
+WORDS = [
+    "time",
+    "year",
+    "people",
+    "way",
+    "day",
+    "man",
+    "thing",
+    "woman",
+    "life",
+    "child",
+    "world",
+    "school",
+    "state",
+    "family",
+    "student",
+    "group",
+    "country",
+    "problem",
+    "hand",
+    "part",
+    "place",
+    "case",
+    "week",
+    "company",
+    "system",
+    "program",
+    "question",
+    "work",
+    "government",
+    "number",
+    "night",
+    "point",
+    "home",
+    "water",
+    "room",
+    "mother",
+    "area",
+    "money",
+    "story",
+    "fact",
+    "month",
+    "lot",
+    "right",
+    "study",
+    "book",
+    "eye",
+    "job",
+    "word",
+    "business",
+    "issue",
+    "side",
+    "kind",
+    "head",
+    "house",
+]
+
+
+class LoadError(RuntimeError):
+    """A server did not answer as a measurement needs it to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer, or failure.
+
+    Attributes:
+        status: HTTP status; 0 if the connection broke.
+        seconds: from sending to the last byte.
+        first_token: seconds to the first visible text of a stream, None if there was none.
+        text: the answer's text, or the error's.
+        usage: the response's `usage`.
+        strategy: the response's `strategy`.
+    """
+
+    status: int
+    seconds: float
+    first_token: float | None
+    text: str
+    usage: Mapping[str, Any]
+    strategy: Mapping[str, Any]
+
+    def checked(self) -> Self:
+        """Itself. Raises LoadError unless it is an answer with its tokens counted."""
+        if self.status != httpx.codes.OK or not self.usage:
+            raise LoadError(f"status {self.status}: {self.text[:500]}")
+        return self
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens."""
+        return int(self.usage["completion_tokens"])
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Replies to requests that ran side by side."""
+
+    replies: tuple[Reply, ...]
+    seconds: float
+
+    @property
+    def tokens(self) -> int:
+        """Completion tokens of all replies."""
+        return sum(reply.tokens for reply in self.replies)
+
+    @property
+    def first_tokens(self) -> list[float]:
+        """Seconds to the first token, of the replies that have one."""
+        return [reply.first_token for reply in self.replies if reply.first_token is not None]
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """A client without limits of its own: what takes long is what is measured."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    return httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
+
+
+def prompt(generator: random.Random, words: int) -> str:
+    """A text that shares no beginning with another, so that no prefix cache knows it."""
+    return " ".join(generator.choices(WORDS, k=words))
+
+
+def chat(model: str, text: str, tokens: int, **more: Any) -> dict[str, Any]:
+    """A streamed request for an answer of exactly so many tokens."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": tokens,
+        "min_tokens": tokens,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+    } | more
+    return body | ({"stream_options": {"include_usage": True}} if body["stream"] else {})
+
+
+async def ask(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Reply:
+    """Sends one request and reads its answer to the end. Failures are replies too."""
+    began = time.perf_counter()
+    try:
+        if body.get("stream"):
+            return await _streamed(http, body, began)
+        response = await http.post(CHAT, json=body)
+    except httpx.HTTPError as error:
+        return Reply(0, time.perf_counter() - began, None, repr(error), {}, {})
+    seconds = time.perf_counter() - began
+    if response.status_code != httpx.codes.OK:
+        return Reply(response.status_code, seconds, None, response.text, {}, {})
+    answer = response.json()
+    text = answer["choices"][0]["message"]["content"] or ""
+    return Reply(response.status_code, seconds, None, text, answer["usage"], answer.get("strategy") or {})
+
+
+async def all_of(http: httpx.AsyncClient, bodies: Iterable[Mapping[str, Any]], concurrency: int) -> Load:
+    """Sends requests, at most so many at the same time. Raises LoadError if one fails."""
+    waiting = iter(bodies)
+    replies: list[Reply] = []
+
+    async def work() -> None:
+        for body in waiting:
+            replies.append((await ask(http, body)).checked())
+
+    began = time.perf_counter()
+    async with asyncio.TaskGroup() as workers:
+        for _ in range(concurrency):
+            workers.create_task(work())
+    return Load(tuple(replies), time.perf_counter() - began)
+
+
+def until(deadline: float, bodies: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The requests that can still be sent before `deadline` on the clock of `time.perf_counter`."""
+    while time.perf_counter() < deadline:
+        yield next(bodies)
+
+
+async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: float) -> Reply:
+    first_token = None
+    texts: list[str] = []
+    usage: Mapping[str, Any] = {}
+    strategy: Mapping[str, Any] = {}
+    async with http.stream("POST", CHAT, json=body) as response:
+        if response.status_code != httpx.codes.OK:
+            text = (await response.aread()).decode(errors="replace")
+            return Reply(response.status_code, time.perf_counter() - began, None, text, {}, {})
+        async for line in response.aiter_lines():
+            if not line.startswith("data: {"):
+                continue
+            chunk = json.loads(line.removeprefix("data: "))
+            if "error" in chunk:
+                return Reply(500, time.perf_counter() - began, first_token, json.dumps(chunk["error"]), {}, {})
+            for choice in chunk["choices"]:
+                delta = choice["delta"]
+                if first_token is None and (delta.get("content") or delta.get("reasoning")):
+                    first_token = time.perf_counter() - began
+                texts.append(delta.get("content") or "")
+            usage = chunk.get("usage") or usage
+            strategy = chunk.get("strategy") or strategy
+    return Reply(200, time.perf_counter() - began, first_token, "".join(texts), usage, strategy)
