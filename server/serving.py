@@ -17,7 +17,6 @@ from rich.console import Console
 from server.engine.arguments import engine_arguments, engine_environment
 from server.engine.hardware import detect
 from server.logs import configure_logging
-from server.loop_watch import watch_loop
 from server.models import ResolvedModel, resolve
 from server.models.cli import show_steps
 from server.settings import Settings
@@ -46,14 +45,12 @@ async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console)
         app.state.server = server
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
-        watch = asyncio.create_task(watch_loop())
         task = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started and not task.done():
             await asyncio.sleep(0.05)
         if server.started:
             announce(settings, listener, app, console)
         await task
-        watch.cancel()
 
 
 @contextlib.asynccontextmanager

@@ -31,11 +31,22 @@ class Prompt:
 
 
 class Logprob(Protocol):
-    """Log-probability (nats) of one token at one position; rank 1 is the likeliest."""
+    """One token at one position."""
 
-    logprob: float
-    rank: int | None
-    decoded_token: str | None
+    @property
+    def logprob(self) -> float:
+        """Log-probability in nats."""
+        ...
+
+    @property
+    def rank(self) -> int | None:
+        """1 for the likeliest."""
+        ...
+
+    @property
+    def decoded_token(self) -> str | None:
+        """Its text."""
+        ...
 
 
 TokenLogprobs: TypeAlias = Mapping[int, Logprob]

@@ -47,8 +47,8 @@ class SelfCertainty:
         return -total / vocab_size - math.log(vocab_size)
 
 
-_LEAST_REST = 1e-9
-"""Rounding can leave nothing for the unseen tokens, whose logarithm must stay finite."""
+_LEAST_REST = 1e-6
+"""A smaller rest is rounding: the engine's log-probabilities are float32. It may even be negative."""
 
 
 def mean_logprob(generation: Generation) -> float:

@@ -104,6 +104,7 @@ class Call:
         self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._pumps: list[asyncio.Task[None]] = []
         self._prompt_counted = False
+        self._closing: asyncio.Task[None] | None = None
         self.started = time.monotonic()
         self.role = ""
 
@@ -149,9 +150,11 @@ class Call:
 
     async def close(self) -> None:
         """Stops what still runs, counts it to the last token, and gives the unused budget back. Idempotent."""
-        if self._session.forget(self):
+        if self._closing is None and self._session.is_open(self):
+            self._closing = asyncio.create_task(self._close())
+        if self._closing is not None:
             # Shielded: a client that leaves cancels this task, but the engine's work must end all the same.
-            await asyncio.shield(asyncio.ensure_future(self._close()))
+            await asyncio.shield(self._closing)
 
     def _start(self) -> None:
         for sampling, cut in self._session.reserve(self, self._prompt, self._samplings):
@@ -289,17 +292,16 @@ class Session:
 
     def release(self, call: Call, *, unused: int, cut: bool) -> None:
         """Gives back the tokens that a finished call reserved and did not use; `cut` says the budget ended a branch."""
+        self._open.discard(call)
         if self._tokens_left is not None:
             self._tokens_left += unused
         if cut:
             self.limit = "budget"
         self._on_call(call)
 
-    def forget(self, call: Call) -> bool:
-        """Whether the call was still open; it no longer is."""
-        known = call in self._open
-        self._open.discard(call)
-        return known
+    def is_open(self, call: Call) -> bool:
+        """Whether the call has started and not been released."""
+        return call in self._open
 
     async def __aenter__(self) -> Self:
         return self
