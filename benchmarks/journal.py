@@ -17,7 +17,8 @@ class Journal:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
         self.path = path
-        self.settings = dict(settings)
+        # As it comes back out of the file.
+        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
         self.entries: dict[str, Any] = {}
         self.facts: dict[str, Any] = {"sessions": 0}
         self.complete = False

@@ -12,62 +12,12 @@ import httpx
 
 CHAT = "/v1/chat/completions"
 # Each is one token of most vocabularies, so that as many words make about as many tokens.
-WORDS = [
-    "time",
-    "year",
-    "people",
-    "way",
-    "day",
-    "man",
-    "thing",
-    "woman",
-    "life",
-    "child",
-    "world",
-    "school",
-    "state",
-    "family",
-    "student",
-    "group",
-    "country",
-    "problem",
-    "hand",
-    "part",
-    "place",
-    "case",
-    "week",
-    "company",
-    "system",
-    "program",
-    "question",
-    "work",
-    "government",
-    "number",
-    "night",
-    "point",
-    "home",
-    "water",
-    "room",
-    "mother",
-    "area",
-    "money",
-    "story",
-    "fact",
-    "month",
-    "lot",
-    "right",
-    "study",
-    "book",
-    "eye",
-    "job",
-    "word",
-    "business",
-    "issue",
-    "side",
-    "kind",
-    "head",
-    "house",
-]
+VOCABULARY = """
+time year people way day man thing woman life child world school state family student group country problem hand part
+place case week company system program question work government number night point home water room mother area money
+story fact month lot right study book eye job word business issue side kind head house
+"""
+WORDS = VOCABULARY.split()
 
 
 class LoadError(RuntimeError):
@@ -104,6 +54,12 @@ class Reply:
     def tokens(self) -> int:
         """Completion tokens."""
         return int(self.usage["completion_tokens"])
+
+    @property
+    def cached_tokens(self) -> int:
+        """Prompt tokens that the prefix cache served."""
+        details: Mapping[str, int] = self.usage.get("prompt_tokens_details") or {}
+        return details.get("cached_tokens") or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -22,6 +24,11 @@ def describe() -> dict[str, str]:
         "packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "source": source(),
     }
+
+
+def command(module: str) -> str:
+    """The command line of this process."""
+    return shlex.join(["python", "-m", module, *map(shown, sys.argv[1:])])
 
 
 def cores() -> int:

@@ -8,18 +8,17 @@ import asyncio
 import datetime
 import itertools
 import random
-import shlex
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
 from benchmarks import machine, servers
 from benchmarks.journal import Journal
@@ -106,12 +105,12 @@ class Overhead:
         yield from self._plain_steps(order)
         for round_ in range(self._settings.rounds):
             for kind in order.sample(list(SAMPLE_KINDS), len(SAMPLE_KINDS)):
-                yield Step(f"samples/{kind}/{round_:02}", lambda k=kind, r=round_: self._samples(k, r))  # type: ignore[misc]
+                yield Step(f"samples/{kind}/{round_:02}", partial(self._samples, kind, round_))
         for repeat in range(self._settings.prefix_repeats):
-            yield Step(f"prefix/{repeat}", lambda r=repeat: self._prefix(r))  # type: ignore[misc]
+            yield Step(f"prefix/{repeat}", partial(self._prefix, repeat))
         for round_ in range(self._settings.stall_rounds):
             for kind in order.sample(list(STALL_KINDS), len(STALL_KINDS)):
-                yield Step(f"stall/{kind}/{round_:02}", lambda k=kind, r=round_: self._stall(k, r))  # type: ignore[misc]
+                yield Step(f"stall/{kind}/{round_:02}", partial(self._stall, kind, round_))
 
     async def warm_up(self) -> None:
         """Lets both servers do once what they will be measured at."""
@@ -127,7 +126,7 @@ class Overhead:
                 names = ("redraft", "vllm") if first[cell.name][round_] else ("vllm", "redraft")
                 for name in names:
                     key = f"plain/{cell.name}/{name}/{round_:02}"
-                    yield Step(key, lambda n=name, c=cell, r=round_: self._plain(n, c, r))  # type: ignore[misc]
+                    yield Step(key, partial(self._plain, name, cell, round_))
 
     def _bodies(self, name: str, count: int, words: int, tokens: int, **more: Any) -> list[dict[str, Any]]:
         """Requests whose prompts only this name and seed make, and always makes."""
@@ -248,25 +247,6 @@ def expect(found: float, wanted: float) -> None:
         raise LoadError(f"{found} where {wanted} was expected: nothing can be concluded from this measurement")
 
 
-def start(stack: ExitStack, settings: Settings, progress: Progress) -> tuple[Server, Server]:
-    """Starts both servers, vLLM's with what redraft chose."""
-    task = progress.add_task("preparing the model", total=None)
-    model, flags = servers.prepared_model(), settings.flags
-
-    def started(server: Server) -> Server:
-        stack.enter_context(server)
-        server.wait(lambda seconds, line: progress.update(task, description=f"starting {server.name}"))
-        return server
-
-    port = servers.free_port()
-    redraft = started(servers.redraft(flags.for_redraft(model, port), port))
-    port = servers.free_port()
-    arguments = flags.for_vllm(model, port, redraft.dtype())
-    vllm = started(servers.vllm(arguments, port, redraft.engine_variables()))
-    progress.remove_task(task)
-    return redraft, vllm
-
-
 async def measure(journal: Journal, settings: Settings, redraft: Server, vllm: Server, progress: Progress) -> None:
     """Takes every measurement that the journal lacks."""
     overhead = Overhead(settings, redraft, vllm)
@@ -281,6 +261,7 @@ async def measure(journal: Journal, settings: Settings, redraft: Server, vllm: S
             journal.add(step.key, await step.measure())
         progress.advance(task)
     journal.complete = True
+    journal.save()
 
 
 def note_facts(journal: Journal, redraft: Server, vllm: Server) -> None:
@@ -288,6 +269,7 @@ def note_facts(journal: Journal, redraft: Server, vllm: Server) -> None:
     journal.facts |= {
         "sessions": journal.facts["sessions"] + 1,
         "date": datetime.date.today().isoformat(),
+        "command": machine.command("benchmarks.overhead"),
         "machine": machine.describe(),
         "commands": {server.name: server.command() for server in (redraft, vllm)},
         "variables": redraft.engine_variables(),
@@ -310,25 +292,15 @@ def main(
     if report:
         journal = Journal.read(path)
     else:
-        journal = Journal.open(path, _plain_types(asdict(settings)))
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), console=console) as progress, ExitStack() as stack:
-            redraft, vllm = start(stack, settings, progress)
+        journal = Journal.open(path, asdict(settings))
+        with servers.progress_bar(console) as progress, ExitStack() as stack:
+            model = servers.prepared_model()
+            redraft = servers.started_redraft(model, settings.flags, stack, progress)
+            vllm = servers.started_vllm(model, settings.flags, redraft, stack, progress)
             note_facts(journal, redraft, vllm)
             asyncio.run(measure(journal, settings, redraft, vllm, progress))
-        journal.facts["command"] = shlex.join(
-            ["python", "-m", "benchmarks.overhead", *map(machine.shown, sys.argv[1:])]
-        )
-        journal.save()
-    written = OverheadReport(journal, journal.facts["command"]).write(folder)
+    written = OverheadReport(journal).write(folder)
     console.print(f"[green]report:[/green] {written}", highlight=False, soft_wrap=True)
-
-
-def _plain_types(value: Any) -> Any:
-    """A value as it comes back out of JSON."""
-    if isinstance(value, dict):
-        return {key: _plain_types(item) for key, item in value.items()}
-    return [_plain_types(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from benchmarks.journal import Journal
 from benchmarks.report import (
@@ -42,9 +43,8 @@ MEASURES: Mapping[str, tuple[Callable[[Entry], float], Aim | None]] = {
 class OverheadReport:
     """The report of one journal."""
 
-    def __init__(self, journal: Journal, command: str) -> None:
+    def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self._command = command
         self._settings = journal.settings
         self._findings: list[Finding] = []
         self._ratios: dict[str, Ratio] = {}
@@ -62,7 +62,7 @@ class OverheadReport:
     def _head(self) -> str:
         facts = self._journal.facts
         smoke = SMOKE if self._settings["quick"] else ""
-        shown = {"date": facts["date"], "command": f"`{self._command}`", **facts["machine"]}
+        shown = {"date": facts["date"], "command": f"`{facts['command']}`", **facts["machine"]}
         return f"# What the gateway costs\n\n{smoke}{INTRODUCTION}\n\n" + facts_table(shown)
 
     def _plain(self) -> str:
@@ -214,8 +214,6 @@ class OverheadReport:
         return "\n\n".join(parts)
 
     def _plot(self, path: Path) -> None:
-        from matplotlib.figure import Figure
-
         figure = Figure(figsize=(12, 5), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=[3, 2])
         plot_ratios(left, self._ratios, self._aims)
@@ -246,36 +244,27 @@ STALL_KINDS = {
 }
 
 SMOKE = "**A smoke test (`--quick`), not a measurement.** "
-INTRODUCTION = (
-    "`redraft serve` against `vllm serve` on the same machine, with the same model and the same engine settings. A ratio "
-    "is the median over rounds of redraft's number divided by vLLM's in the same round; brackets hold its 95 % bootstrap "
-    "interval over rounds, parentheses the least and the greatest round."
-)
-PLAIN_NOTE = (
-    "Streamed, greedy, of forced length; every prompt is new. The front is the process with the HTTP server, without "
-    "engine and workers. Its milliseconds per token hold what a request costs once, divided by the tokens; the load of "
-    "one token shows that cost by itself."
-)
-SAMPLES_NOTE = (
-    "One request at a time to redraft, not streamed, {tokens} tokens forced in every sample, no early stop. `n=5` is the "
-    "engine's own way to five samples: what it takes longer than one sample is the engine's, the rest the strategy's. "
-    "In front of a mock upstream the same cannot be measured through HTTP yet: redraft has no remote engine."
-)
-PREFIX_NOTE = (
-    "`self_consistency` of 5, alone on the engine. Cached tokens as the response's `strategy.engine` has them, and beside "
-    "them what vLLM's prefix-cache counters gained. Only full blocks of {block} tokens are shared, so the aim is one "
-    "prompt and four times what its last block holds; a block of the system prompt that was cached before may take it "
-    "below that."
-)
-LOOP_NOTE = (
-    "From outside: a process of its own asks GET /health every 5 ms on one connection. On a machine whose cores are all "
-    "computing it is late itself, which is a floor for what it sees. From inside: the loop beats every 5 ms; a beat that "
-    "is over 50 ms late is a stall, and it is the loop's own doing if its thread computed for 50 ms meanwhile. All in ms; "
-    "p50 is the median round's, p99 and max the worst round's."
-)
+INTRODUCTION = """`redraft serve` against `vllm serve` on the same machine, with the same model and the same engine \
+settings. A ratio is the median over rounds of redraft's number divided by vLLM's in the same round; brackets hold \
+its 95 % bootstrap interval over rounds, parentheses the least and the greatest round."""
+PLAIN_NOTE = """Streamed, greedy, of forced length; every prompt is new. The front is the process with the HTTP \
+server, without engine and workers. Its milliseconds per token hold what a request costs once, divided by the tokens; \
+the load of one token shows that cost by itself."""
+SAMPLES_NOTE = """One request at a time to redraft, not streamed, {tokens} tokens forced in every sample, no early \
+stop. `n=5` is the engine's own way to five samples: what it takes longer than one sample is the engine's, the rest \
+the strategy's. In front of a mock upstream the same cannot be measured through HTTP yet: redraft has no remote \
+engine."""
+PREFIX_NOTE = """`self_consistency` of 5, alone on the engine. Cached tokens as the response's `strategy.engine` has \
+them, and beside them what vLLM's prefix-cache counters gained. Only full blocks of {block} tokens are shared, so the \
+aim is one prompt and four times what its last block holds; a block of the system prompt that was cached before may \
+take it below that."""
+LOOP_NOTE = """From outside: a process of its own asks GET /health every 5 ms on one connection. On a machine whose \
+cores are all computing it is late itself, which is a floor for what it sees. From inside: the loop beats every 5 ms; \
+a beat that is over 50 ms late is a stall, and it is the loop's own doing if its thread computed for 50 ms meanwhile. \
+All in ms; p50 is the median round's, p99 and max the worst round's."""
 METHOD = """## How it was measured
 
-Both servers are up all the time, one at a time is loaded. A round holds every load once, in shuffled order; each load \
-goes to both servers in turn, redraft first in half of the rounds, in an order shuffled with the recorded seed. Both \
-are started by `python -m benchmarks.watched`, which runs the very function of the command and sleeps except in the \
-section on the event loop. `vllm serve` runs without redraft's plugins. All raw numbers are in `overhead.json`."""
+Both servers are up all the time, one at a time is loaded. A round holds every load once, in shuffled order; each \
+load goes to both servers in turn, redraft first in half of the rounds, in an order shuffled with the recorded seed. \
+Both are started by `python -m benchmarks.watched`, which runs the very function of the command and sleeps except in \
+the section on the event loop. `vllm serve` runs without redraft's plugins. All raw numbers are in `overhead.json`."""

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
+
 from benchmarks.stats import Ratio, Spread
 
 PLOT_DPI = 120
@@ -65,8 +67,8 @@ def facts_table(facts: Mapping[str, object]) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, without an exponent."""
-    if value == 0 or abs(value) >= 100:
+    """About three significant digits, without an exponent."""
+    if value == int(value) or abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) < 0.001:
         return "< 0.001"
@@ -90,17 +92,16 @@ def ratio(r: Ratio) -> str:
     return f"{r.value:.2f} {interval(r.low, r.high)}"
 
 
-def plot_ratios(axes: "object", ratios: Mapping[str, Ratio], aims: Mapping[str, Aim]) -> None:
+def plot_ratios(axes: Axes, ratios: Mapping[str, Ratio], aims: Mapping[str, Aim]) -> None:
     """Rounds as dots, medians with intervals as bars, aims as ticks."""
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
-    for row, (name, r) in enumerate(reversed(ratios.items())):
+    names = list(reversed(list(ratios)))
+    for row, name in enumerate(names):
+        r = ratios[name]
         axes.plot(r.pairs, [row] * len(r.pairs), "o", color="tab:blue", alpha=0.35, markersize=4)
         axes.errorbar(r.value, row, xerr=[[r.value - r.low], [r.high - r.value]], fmt="D", color="black", capsize=4)
         if name in aims:
             axes.plot([aims[name].limit] * 2, [row - 0.35, row + 0.35], color="tab:red", linewidth=2)
-    axes.set_yticks(range(len(ratios)), list(reversed(ratios)))
+    axes.set_yticks(range(len(names)), names)
     axes.axvline(1.0, color="gray", linewidth=0.8, linestyle=":")
     axes.grid(axis="x", alpha=0.3)
 

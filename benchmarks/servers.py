@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 
 import httpx
 import psutil  # type: ignore[import-untyped]
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.machine import shown
 from clients.process import ServerProcess, free_port
@@ -123,7 +126,7 @@ class Server(ServerProcess):
             raise RuntimeError(f"{self.name} did not log its engine's configuration")
         cache = CACHE_LINE.search(httpx.get(f"{self.url}/metrics", trust_env=False).text)
         items = re.split(r", (?=\w+=)", found[1]) + ([] if cache is None else re.split(r",(?=\w+=)", cache[1]))
-        return dict(item.partition("=")[::2] for item in items if not PER_PROCESS.match(item))  # type: ignore[misc]
+        return dict(item.split("=", 1) for item in items if not PER_PROCESS.match(item))
 
     def dtype(self) -> str:
         """The dtype that it computes in."""
@@ -180,6 +183,34 @@ def prepared_model() -> str:
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
+def progress_bar(console: Console) -> Progress:
+    """How the measurements show that they go on."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeElapsedColumn(), console=console)
+
+
+def started(server: Server, stack: ExitStack, progress: Progress) -> Server:
+    """The server, up and answering until the stack is left. Raises ServerError if it does not start."""
+    task = progress.add_task(f"starting {server.name}", total=None)
+    stack.enter_context(server)
+    server.wait(lambda seconds, line: None)
+    progress.remove_task(task)
+    return server
+
+
+def started_redraft(model: str, flags: EngineFlags, stack: ExitStack, progress: Progress) -> Server:
+    """`redraft serve`, up and answering."""
+    port = free_port()
+    return started(redraft(flags.for_redraft(model, port), port), stack, progress)
+
+
+def started_vllm(model: str, flags: EngineFlags, beside: Server, stack: ExitStack, progress: Progress) -> Server:
+    """`vllm serve`, up and answering, with what redraft chose for the engine `beside` it."""
+    port = free_port()
+    arguments = flags.for_vllm(model, port, beside.dtype())
+    return started(vllm(arguments, port, beside.engine_variables()), stack, progress)
+
+
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
     """Items of two engine configurations that are not the same."""
     names = sorted(ours.keys() | theirs.keys())
@@ -207,6 +238,3 @@ def _cpu(processes: Iterable[psutil.Process]) -> float:
             continue
         total += times.user + times.system
     return total
-
-
-__all__ = ["EngineFlags", "Server", "free_port", "redraft", "vllm"]

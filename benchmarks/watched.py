@@ -1,9 +1,9 @@
 """Runs a server with a watch on its event loop: `python -m benchmarks.watched REPORT MODULE:FUNCTION ARGUMENT...`.
 
-The watch sleeps, and costs nothing, until SIGUSR1. Then it lets the loop beat every few milliseconds and notes how late
-each beat is, what processor time the loop's thread used meanwhile, and where that thread was. SIGUSR2 ends that and
-writes REPORT. A late beat with as much processor time is the server's own doing; with little, the machine was busy or the
-thread waited for the interpreter's lock.
+The watch sleeps, and costs nothing, until SIGUSR1. Then it lets the loop beat every few milliseconds and notes how
+late each beat is, what processor time the loop's thread used meanwhile, and where that thread was. SIGUSR2 ends that
+and writes REPORT. A late beat with as much processor time is the server's own doing; with little, the machine was busy
+or the thread waited for the interpreter's lock.
 """
 
 import asyncio
@@ -20,11 +20,10 @@ import time
 from collections.abc import Coroutine
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from benchmarks.stats import profile
 
-T = TypeVar("T")
 BEAT_SECONDS = 0.005
 STALL_SECONDS = 0.05
 KEPT_STALLS = 20
@@ -108,7 +107,7 @@ class LoopWatch:
 
 def places(frame: FrameType | None) -> list[str]:
     """Where a thread is, innermost call first, without paths of this machine."""
-    found = []
+    found: list[str] = []
     while frame is not None and len(found) < FRAMES:
         found.append(f"{CODE.sub('', frame.f_code.co_filename)}:{frame.f_lineno} {frame.f_code.co_name}")
         frame = frame.f_back
@@ -117,17 +116,17 @@ def places(frame: FrameType | None) -> list[str]:
 
 def watch_runners(report: Path) -> None:
     """Gives a watch to the loop of whatever `asyncio.run` or `uvloop.run` will run in this process."""
-    run = asyncio.Runner.run
+    run: Any = asyncio.Runner.run
 
     @functools.wraps(run)
-    def watched_run(runner: asyncio.Runner, main: Coroutine[Any, Any, T], **more: Any) -> T:
-        async def watched() -> T:
+    def watched_run(runner: asyncio.Runner, main: Coroutine[Any, Any, Any], **more: Any) -> Any:
+        async def watched() -> Any:
             LoopWatch(report).install()
             return await main
 
         return run(runner, watched(), **more)
 
-    asyncio.Runner.run = watched_run  # type: ignore[method-assign]
+    asyncio.Runner.run = watched_run  # type: ignore[assignment,method-assign]
 
 
 def main() -> None:

@@ -15,7 +15,6 @@ from typing import Annotated, Any
 
 import typer
 from openai import OpenAIError
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -141,10 +140,10 @@ def ask(client: Redraft, console: Console, strategy: str, question: str, max_tok
 
 def summary(rows: Sequence[Row]) -> Table:
     """What each strategy cost and said; of a long answer, the end."""
-    table = Table(title="One question, asked in every way", box=SIMPLE_HEAD)
+    table = Table(title="One question, asked in every way", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("strategy", no_wrap=True)
     for column in ("engine calls", "prompt tokens", "completion tokens", "seconds"):
-        table.add_column(column, justify="right", min_width=len(column.split()[0]))
+        table.add_column(column, justify="right", width=max(map(len, column.split())))
     table.add_column("answer")
     for row in rows:
         report = row.done.strategy if row.done else None
@@ -177,6 +176,24 @@ def wait(server: ServerProcess, console: Console, health_url: str, timeout: floa
         server.wait_healthy(health_url, timeout, progress)
 
 
+def ask_all(
+    server: ServerProcess, console: Console, port: int, key: str, question: str, max_tokens: int, start_timeout: float
+) -> None:
+    """Ask in every way once the server is up, and print the comparison."""
+    wait(server, console, f"http://127.0.0.1:{port}/health", start_timeout)
+    client = Redraft(f"http://127.0.0.1:{port}/v1", key)
+    names = [each.name for each in client.strategies() if each.available and each.kind == "orchestrator"]
+    console.print(Text(f"Question: {question}", style="bold"))
+    rows = []
+    for name in (PLAIN, *names):
+        console.rule(escape(name))
+        rows.append(ask(client, console, name, question, max_tokens))
+        server.check()
+    console.print(summary(rows))
+    if failed := [row.strategy for row in rows if row.failed]:
+        raise ServerError(f"no answer from {', '.join(failed)}")
+
+
 def run(serve: Sequence[str], console: Console, question: str, max_tokens: int, start_timeout: float) -> bool:
     """Start a server by the command `serve`, ask, and stop it. True if all went well."""
     key = secrets.token_urlsafe()
@@ -187,18 +204,10 @@ def run(serve: Sequence[str], console: Console, question: str, max_tokens: int, 
     server = ServerProcess(command, {"REDRAFT_API_KEY": key})
     try:
         with server:
-            wait(server, console, f"http://127.0.0.1:{port}/health", start_timeout)
-            client = Redraft(f"http://127.0.0.1:{port}/v1", key)
-            names = [each.name for each in client.strategies() if each.available and each.kind == "orchestrator"]
-            console.print(Text(f"Question: {question}", style="bold"))
-            rows = []
-            for name in (PLAIN, *names):
-                console.rule(escape(name))
-                rows.append(ask(client, console, name, question, max_tokens))
-                server.check()
-            console.print(summary(rows))
-            if failed := [row.strategy for row in rows if row.failed]:
-                raise ServerError(f"no answer from {', '.join(failed)}")
+            try:
+                ask_all(server, console, port, key, question, max_tokens, start_timeout)
+            finally:
+                console.print(Text("Stopping the server.", style="dim"))
     except (ServerError, OpenAIError) as error:
         console.print(Text(f"{error}. The end of the server's log:", style="red"))
         console.print(Text(printable("\n".join(server.log_tail(25))), style="dim"), soft_wrap=True)

@@ -15,7 +15,7 @@ from typing import Self
 import httpx
 
 POLL_SECONDS = 0.3
-STOP_SECONDS = 20.0
+STOP_SECONDS = 10.0
 TAIL_BYTES = 16_384
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 

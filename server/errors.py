@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from server.vllm_api import EngineDeadError, add_vllm_error_handlers
 from strategies.base import InvalidTask
@@ -59,6 +60,12 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(InvalidTask)
     async def invalid_task(request: Request, error: InvalidTask) -> JSONResponse:
         return ApiError(400, str(error), error.param).response()
+
+    # fastapi's own for what a route refuses, starlette's for paths and methods that no route has.
+    @app.exception_handler(HTTPException)
+    @app.exception_handler(StarletteHTTPException)
+    async def http_error(request: Request, error: StarletteHTTPException) -> JSONResponse:
+        return ApiError(error.status_code, error.detail, headers=error.headers).response()
 
     @app.exception_handler(EngineDeadError)
     async def engine_dead(request: Request, error: EngineDeadError) -> JSONResponse:

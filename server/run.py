@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from server.resolve import Plan
@@ -68,7 +68,7 @@ class StrategyRun:
             decode=self.plan.decode,
             on_call=telemetry.call,
         )
-        with telemetry.observe(self):
+        with telemetry.observe(self), self._blaming(session):
             async with session, aclosing(run(self.plan.strategy, task, session)) as events:  # type: ignore[type-var]
                 async for event in events:
                     telemetry.event(event)
@@ -80,6 +80,16 @@ class StrategyRun:
                             self.notes.append(event)
                         self._sink(event)
             self._seconds = time.monotonic() - self._began
+
+    @contextmanager
+    def _blaming(self, session: Session) -> Iterator[None]:
+        """Tells a strategy's own fault from a request's: vLLM's handlers take any ValueError for the latter."""
+        try:
+            yield
+        except Exception as error:
+            if error is session.failure:
+                raise
+            raise RuntimeError(f"strategy {self.plan.name} failed: {error!r}") from error
 
     def _check_length(self, task: Task) -> None:
         if self._max_prompt_tokens is not None and len(task.prompt) > self._max_prompt_tokens:

@@ -38,7 +38,8 @@ class SelfCertainty:
 
     def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
         """KL(uniform || p) at one position."""
-        seen = [entry.logprob for entry in logprobs.values()]
+        # A grammar leaves minus infinity at the tokens it forbids; they count among the unseen.
+        seen = [entry.logprob for entry in logprobs.values() if entry.logprob > -math.inf]
         unseen = vocab_size - len(seen)
         total = sum(seen)
         if unseen > 0:

@@ -177,6 +177,7 @@ class Call:
                 branch.add(Piece("", branch=index, finish_reason="abort"))
                 self._pieces.put_nowait(Piece("", branch=index, finish_reason="abort"))
         except Exception as error:
+            self._session.failure = error
             self._pieces.put_nowait(error)
 
     def _count_prompt(self, piece: Piece) -> None:
@@ -227,6 +228,8 @@ class Session:
         self.kept = Generation()
         self.rounds = 0
         self.limit: Limit | None = None
+        self.failure: Exception | None = None
+        """The error that the engine, not the strategy, raised."""
         self._adapter = adapter
         self._decode = decode
         self._on_call = on_call
@@ -243,7 +246,11 @@ class Session:
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
         """Token ids of a conversation, ready to be answered."""
-        return await self.engine.render(messages, tools)
+        try:
+            return await self.engine.render(messages, tools)
+        except Exception as error:
+            self.failure = error
+            raise
 
     def call(self, prompt: Prompt, sampling: Sampling, *, role: str = "") -> Call:
         """One call of one branch. Raises Exhausted, when iterated, if a limit forbids it."""

@@ -23,7 +23,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server() -> Iterator[Server]:
     """The default model, open to everybody, with vLLM's store of responses switched on."""
     with running_server(
-        ["--kv-cache-gib", "0.5"], model=DEFAULT_MODEL, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}
+        ["--kv-cache-gib", "0.5", "--dtype", "float32"], model=DEFAULT_MODEL, env={"VLLM_ENABLE_RESPONSES_API_STORE": "1"}
     ) as running:
         yield running
 

@@ -133,11 +133,11 @@ class _ChunkWriter:
 
     def event(self, event: Event) -> str:
         """A thought, or a note, as a chunk of its own."""
+        if isinstance(event, Thought) and not self._include_reasoning:
+            return HEARTBEAT
         delta: dict[str, Any] = {} if self._role_sent else {"role": "assistant", "content": ""}
         self._role_sent = True
         if isinstance(event, Thought):
-            if not self._include_reasoning:
-                return HEARTBEAT
             delta["reasoning"] = event.text
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
         return _sse({**self._base, "choices": [choice], "strategy": event_object(event)})
@@ -149,13 +149,11 @@ class _ChunkWriter:
         if self._last is not None:
             yield _sse(self._last | {"strategy": self._last["strategy"] | self._run.report()})
             self._last = None
-        if not chunk:
-            if not self._finished:
-                # vLLM sends no chunk for an answer without a single token; a stream still ends with its reason.
-                yield self._empty_answer()
-            yield line
-            return
-        if "error" in chunk:
+        if not (chunk.get("choices") or "error" in chunk or self._finished):
+            # vLLM sends no chunk for an answer without a single token; a stream still ends with its reason.
+            self._finished = True
+            yield self._empty_answer()
+        if not chunk or "error" in chunk:
             self._finished = True
             yield line
             return

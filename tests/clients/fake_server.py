@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 MODEL = "smollm2-135m"
-ORCHESTRATORS = {"self_refine": True, "voting": True, "ttsi": False}
+ORCHESTRATORS = {"self_refine": True, "best_of_n": True, "ttsi": False}
 STRATEGIES = [
     {
         "name": name,
@@ -179,7 +179,7 @@ def main() -> None:
         sys.exit("no space left for [the] model")
     if args.mode == "deaf":
         time.sleep(60)
-    app.state.failing = "voting" if args.mode == "failing" else ""
+    app.state.failing = "best_of_n" if args.mode == "failing" else ""
     uvicorn.run(app, host=args.host, port=args.port)
 
 

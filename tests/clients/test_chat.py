@@ -31,19 +31,19 @@ def test_shows_thoughts_answer_and_footer(fake_url: str) -> None:
 
 
 def test_remembers_the_conversation_and_switches(fake_url: str, requests: list[dict[str, Any]]) -> None:
-    output = talk(fake_url, "one", "/strategy voting", "two", "/strategy none", "three", "/strategy", "/what")
+    output = talk(fake_url, "one", "/strategy best_of_n", "two", "/strategy none", "three", "/strategy", "/what")
     assert [len(request["messages"]) for request in requests] == [1, 3, 5]
-    assert [request.get("strategy") for request in requests] == [None, {"name": "voting"}, None]
+    assert [request.get("strategy") for request in requests] == [None, {"name": "best_of_n"}, None]
     assert "what ttsi does" in output
     assert "/quit leaves" in output
 
 
 def test_refuses_an_unavailable_strategy(fake_url: str) -> None:
-    assert "not available: ttsi; there is self_refine, srgen, voting" in talk(fake_url, "/strategy ttsi+srgen")
+    assert "not available: ttsi; there is best_of_n, self_refine, srgen" in talk(fake_url, "/strategy ttsi+srgen")
 
 
 def test_a_failed_turn_is_forgotten(fake_url: str, requests: list[dict[str, Any]]) -> None:
-    output = talk(fake_url, "break", "again", options=("--strategy", "voting"))
+    output = talk(fake_url, "break", "again", options=("--strategy", "best_of_n"))
     assert "the engine died" in output
     assert [len(request["messages"]) for request in requests] == [1, 1]
 
@@ -53,7 +53,7 @@ def test_ctrl_c_stops_the_answer_only(fake_url: str, monkeypatch: pytest.MonkeyP
         raise KeyboardInterrupt
 
     console = Console(file=io.StringIO())
-    talking = chat.Chat(Redraft(fake_url), console, "voting")
+    talking = chat.Chat(Redraft(fake_url), console, "best_of_n")
     monkeypatch.setattr(TurnView, "add", interrupted)
     talking.say("sleep")
     assert talking.history == []
@@ -62,7 +62,7 @@ def test_ctrl_c_stops_the_answer_only(fake_url: str, monkeypatch: pytest.MonkeyP
 
 
 def test_no_server() -> None:
-    result = CliRunner().invoke(app, ["--url", "http://127.0.0.1:9/v1", "--strategy", "voting"])
+    result = CliRunner().invoke(app, ["--url", "http://127.0.0.1:9/v1", "--strategy", "best_of_n"])
     assert result.exit_code == 1
     assert "Connection error" in result.output
 

@@ -26,18 +26,18 @@ def check_whole(answer: Answer) -> None:
     assert answer.usage.completion_tokens_details is not None
     assert (answer.usage.completion_tokens, answer.usage.completion_tokens_details.reasoning_tokens) == (20, 15)
     assert answer.strategy is not None
-    assert (answer.strategy.name, answer.strategy.engine_calls, answer.strategy.stop_reason) == ("voting", 3, "kept")
+    assert (answer.strategy.name, answer.strategy.engine_calls, answer.strategy.stop_reason) == ("best_of_n", 3, "kept")
     assert answer.strategy.notes[0]["votes"] == 2
 
 
 def test_answer(fake_url: str, requests: Requests) -> None:
     client = Redraft(fake_url, "secret")
     answer = client.answer(
-        "6*7?", "voting", {"rounds": 1}, {"max_tokens": 99}, temperature=0.5, extra_body={"top_k": 5}
+        "6*7?", "best_of_n", {"rounds": 1}, {"max_tokens": 99}, temperature=0.5, extra_body={"top_k": 5}
     )
     check_whole(answer)
     (request,) = requests
-    assert request["strategy"] == {"name": "voting", "params": {"rounds": 1}, "budget": {"max_tokens": 99}}
+    assert request["strategy"] == {"name": "best_of_n", "params": {"rounds": 1}, "budget": {"max_tokens": 99}}
     assert request["messages"] == [{"role": "user", "content": "6*7?"}]
     assert (request["model"], request["temperature"], request["top_k"]) == (MODEL, 0.5, 5)
     assert request["authorization"] == "Bearer secret"
@@ -51,8 +51,8 @@ def test_plain_answer_has_no_strategy(fake_url: str, requests: Requests) -> None
 
 
 def test_alias_as_model(fake_url: str, requests: Requests) -> None:
-    check_whole(Redraft(fake_url, model=f"{MODEL}@voting").answer("6*7?"))
-    check_whole(Redraft(fake_url).answer("6*7?", model=f"{MODEL}@voting"))
+    check_whole(Redraft(fake_url, model=f"{MODEL}@best_of_n").answer("6*7?"))
+    check_whole(Redraft(fake_url).answer("6*7?", model=f"{MODEL}@best_of_n"))
     assert all("strategy" not in request for request in requests)
 
 
@@ -79,7 +79,7 @@ def test_errors_are_those_of_the_sdk(fake_url: str) -> None:
     with pytest.raises(BadRequestError, match="no strategy magic"):
         Redraft(fake_url).answer("6*7?", "magic")
     with pytest.raises(APIError, match="the engine died"):
-        Redraft(fake_url).answer("break", "voting")
+        Redraft(fake_url).answer("break", "best_of_n")
 
 
 def test_params_without_a_strategy_are_refused(fake_url: str) -> None:
@@ -89,18 +89,18 @@ def test_params_without_a_strategy_are_refused(fake_url: str) -> None:
 
 def test_listings(fake_url: str) -> None:
     client = Redraft(fake_url)
-    assert client.models() == [MODEL, f"{MODEL}@self_refine", f"{MODEL}@voting", f"{MODEL}@ttsi"]
+    assert client.models() == [MODEL, f"{MODEL}@self_refine", f"{MODEL}@best_of_n", f"{MODEL}@ttsi"]
     listed = {strategy.name: strategy for strategy in client.strategies()}
     assert (listed["ttsi"].available, listed["ttsi"].needs) == (False, ("training",))
-    assert (listed["srgen"].kind, listed["voting"].kind) == ("decoder", "orchestrator")
-    assert listed["voting"].parameters["type"] == "object"
+    assert (listed["srgen"].kind, listed["best_of_n"].kind) == ("decoder", "orchestrator")
+    assert listed["best_of_n"].parameters["type"] == "object"
 
 
 async def use_async(url: str) -> None:
     client = AsyncRedraft(url)
-    check_whole(await client.answer("6*7?", "voting"))
+    check_whole(await client.answer("6*7?", "best_of_n"))
     assert (await client.models())[0] == MODEL
-    assert {strategy.name for strategy in await client.strategies()} == {"self_refine", "voting", "ttsi", "srgen"}
+    assert {strategy.name for strategy in await client.strategies()} == {"self_refine", "best_of_n", "ttsi", "srgen"}
     await client.openai.close()
 
 

@@ -51,7 +51,7 @@ def test_asks_in_every_available_way(logs_in: Path) -> None:
     assert [(row[0], row[1], row[2], row[3], row[5]) for row in rows] == [
         ("plain", "1", "30", "20", "It is 42."),
         ("self_refine", "3", "30", "20", "It is 42."),
-        ("voting", "3", "30", "20", "It is 42."),
+        ("best_of_n", "3", "30", "20", "It is 42."),
     ]
     assert list(logs_in.iterdir()) == []
 
@@ -78,7 +78,7 @@ def test_one_failing_strategy_fails_the_demo() -> None:
     went_well, output = run("failing")
     assert not went_well
     assert "failing as told" in output
-    assert "no answer from voting" in output
+    assert "no answer from best_of_n" in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -25,7 +25,7 @@ PATIENCE = 10.0
 """Seconds after which a test that waits for something has failed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """A log-probability as the port has it."""
 
@@ -50,6 +50,8 @@ class Reply:
     """Breaks with EngineBroke after so many tokens."""
     late: str = ""
     """What the engine still says when it has been told to stop."""
+    silent: bool = False
+    """Ends without a single piece, as a branch that is stopped before it starts."""
 
 
 class EngineBroke(Exception):
@@ -165,7 +167,7 @@ class ScriptedStream:
             await self._ended.wait()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:
-        if self._stopping.is_set():
+        if self._stopping.is_set() or self._reply.silent:
             return
         self._iterated = True
         self._engine.running.add(self._request.number)

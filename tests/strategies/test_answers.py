@@ -1,0 +1,226 @@
+"""What an answer's text comes down to, and which answers say the same."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from strategies import answers
+from strategies.answers import AnswerKind, extract_answer, find_same, normalise
+
+HOSTILE = "9^{9^{9^{9^9}}}"
+PATIENT_SECONDS = 30.0
+
+
+def no_judge() -> None:
+    """In place of the judge, where none is needed."""
+    raise AssertionError("the judge was called")
+
+
+def die(answer: str, known: Sequence[str]) -> None:
+    """In place of a comparison: the process ends, as if it had used up the memory."""
+    os._exit(3)
+
+
+def has_loaded_math_verify() -> bool:
+    """Runs in the judge's process."""
+    return "math_verify" in sys.modules
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time enough for the judge on a busy machine."""
+    monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
+
+
+# Extraction.
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        # JSON by value.
+        ('{"b": 1, "a": [1, 2]}', '{"a":[1,2],"b":1}'),
+        ("\n[1,\n 2]\n", "[1,2]"),
+        ('{"b": 1,', '{"b": 1'),
+        # Boxed, wherever it stands, with its braces.
+        (r"So \boxed{42}. That is all.", "42"),
+        (r"\boxed{1} or rather \boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),
+        (r"\boxed{ \text{a set } \{1, 2\} }", r"\text{a set } \{1, 2\}"),
+        # Marked: GSM8K's sign, or words.
+        ("2 + 3 = 5\n#### 5", "5"),
+        ("#### 7\n#### 1,234\nDone, in 3 steps\nBye", "1,234"),
+        ("The answer is 42.\nI hope this helps!", "42"),
+        ("The answer is $x^2+1$.\nOk?", "x^2+1"),
+        ("Answer: yes, of course.\nI hope this helps!", "yes, of course"),
+        ("final ANSWER = 3/4\nthat's it", "3/4"),
+        # The last line.
+        ("First 7.\nThen 6 times 7 makes 42", "42"),
+        ("It costs 5 or\nabout $5.00.", "$5.00"),
+        ("about -3.5%", "-3.5%"),
+        ("is 3 / 4", "3 / 4"),
+        (r"so \(x+1\)", "x+1"),
+        (r"so \[x+1\] or \[x+2\]", "x+2"),
+        ("so $$x+1$$", "x+1"),
+        ("so $2x=4$ holds", "2x=4"),
+        # No answer to be told: all of it.
+        ("There are 3 of them.\nThey are  RED!", "there are 3 of them. they are red"),
+        (r"unclosed \boxed{x", r"unclosed \boxed{x"),
+        ("  ", ""),
+    ],
+)
+def test_extraction(text: str, answer: str) -> None:
+    assert extract_answer(text, "auto") == answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "answer"),
+    [
+        ("math", "It is 42.\nWhich is nice.", "42"),
+        ("math", "1, then 2,\nthen 3\nand so on", "3"),
+        ("math", '{"a": 7}', "7"),
+        ("math", "None at all.", "none at all"),
+        ("choice", "Not A but (b) or (C)", "C"),
+        ("choice", "B", "B"),
+        ("choice", "**D**", "D"),
+        ("choice", "It's not known.", "it's not known"),
+        ("text", "The answer is 42.\n  Really!", "the answer is 42. really"),
+        ("text", '{"b": 1}', '{"b": 1}'),
+    ],
+)
+def test_extraction_of_a_kind(kind: AnswerKind, text: str, answer: str) -> None:
+    assert extract_answer(text, kind) == answer
+
+
+def test_normalise() -> None:
+    assert normalise(" **Paris**,\n\tFrance. ") == "paris**, france"
+    assert normalise("STRASSE") == normalise("straße")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["$1" + "=" * 50_000, r"\(" * 25_000, r"\[" * 25_000, "$$" + "a" * 50_000, "answer" + " " * 50_000, "1," * 25_000],
+    ids=["dollar", "parenthesis", "bracket", "display", "answer", "number"],
+)
+def test_extraction_takes_linear_time(text: str) -> None:
+    """A model that repeats itself must not stop the server: a quadratic search takes 10 s and more here."""
+    begin = time.perf_counter()
+    extract_answer(text, "math")
+    assert time.perf_counter() - begin < 2
+
+
+# Comparison.
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [("1,234", "1234"), ("$5.00", "5"), ("3/4", "0.75"), ("3 / 4", "3/4"), ("50%", "0.5"), ("-2.50", "-2.5")],
+)
+async def test_plain_numbers_are_the_same_by_value(answer: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_judge", no_judge)
+    assert await find_same(answer, ["7", other, other], "auto") == 1
+    assert await find_same(other, [answer], "math") == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "known", "kind"),
+    [
+        ("5", ["50", "5%", "-5", "5/2"], "auto"),
+        ("1.50", ["15", "1.05"], "auto"),
+        ("yes", ["no", "5"], "auto"),
+        ("1+x", ["x+1"], "text"),
+        ("1234", ["1,234"], "text"),
+        ("A", ["B"], "choice"),
+        ('{"a":1}', ['{"a":2}', "1"], "auto"),
+        ("x" * 401 + "1", ["x" * 402 + "1", "5"], "math"),
+        ("5", [], "auto"),
+    ],
+)
+async def test_different_answers_without_a_judge(
+    answer: str, known: list[str], kind: AnswerKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_judge", no_judge)
+    assert await find_same(answer, known, kind) is None
+
+
+async def test_equal_texts_are_the_same_in_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_judge", no_judge)
+    for kind in ("auto", "math", "choice", "text"):
+        assert await find_same("b", ["a", "b", "b"], kind) == 1
+    assert await find_same(HOSTILE, [HOSTILE], "math") == 0
+
+
+async def test_prose_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Math-verify would compare the numbers in it."""
+    monkeypatch.setattr(answers, "_judge", no_judge)
+    apples, pears = (extract_answer(f"I have 3 {fruit}.\nThey are red.", "auto") for fruit in ("apples", "pears"))
+    assert await find_same(apples, [pears], "auto") is None
+
+
+async def test_more_digits_than_python_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_judge", no_judge)
+    assert await find_same("5", ["1" + "0" * 5000, "5.0"], "auto") == 1
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize(
+    ("answer", "known", "position"),
+    [
+        ("x^2+1", ["x^2-1", "1+x^2"], 1),
+        (r"\frac{1}{2}", ["0.5"], 0),
+        ("0.5", ["7", "x", r"\frac{1}{2}"], 2),
+        (r"\frac{1}{2}", ["yes", "2", "x+2"], None),
+        ("2^{10}", ["1024"], 0),
+        ("(1,2)", ["(2,1)", "(1, 2)"], 1),
+        ("x=5", ["5"], 0),
+        ("5", ["1/0", "5/0"], None),
+        ("5", ["x=5"], 0),
+    ],
+)
+async def test_expressions_are_the_same_by_value(answer: str, known: list[str], position: int | None) -> None:
+    assert await find_same(answer, known, "math") == position
+
+
+async def test_a_new_judge_has_loaded_math_verify_before_its_first_task() -> None:
+    """On a busy machine that takes longer than JUDGE_SECONDS, and after each kill the judge is new."""
+    answers._judge().schedule(os._exit, args=(3,))
+    assert await asyncio.wrap_future(answers._judge().schedule(has_loaded_math_verify))
+
+
+async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
+    assert await find_same("x+1", ["1+x"], "math") == 0
+
+    monkeypatch.setattr(answers, "JUDGE_SECONDS", 1.0)
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            begin = time.perf_counter()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.perf_counter() - begin)
+
+    ticking = asyncio.create_task(tick())
+    begin = time.perf_counter()
+    async with asyncio.timeout(PATIENT_SECONDS):
+        found = await find_same(HOSTILE, ["9^{9^{9^{9^8}}}", "9^{9^{9^{9^7}}}", "1"], "math")
+    seconds = time.perf_counter() - begin
+    ticking.cancel()
+    assert found is None
+    assert 1 <= seconds < 5
+    assert longest < 0.5, "the event loop stood still"
+
+    monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
+    assert await find_same("x+1", ["1+x"], "math") == 0
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_judge_that_dies_says_different(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(answers, "_first_equal", die)
+        assert await find_same("x+1", ["1+x"], "math") is None
+    assert await find_same("x+1", ["1+x"], "math") == 0
