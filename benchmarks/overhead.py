@@ -10,7 +10,6 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from benchmarks.servers import MODEL, EngineFlags, Server
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 5
+WARM_UP_TOKENS = 16
 PLAIN_STREAMS = 16
 STRATEGY_STREAMS = 4
 STRATEGIES = ("self_consistency", "self_refine", "best_of_n", "self_consistency")
@@ -113,10 +113,13 @@ class Overhead:
                 yield Step(f"stall/{kind}/{round_:02}", partial(self._stall, kind, round_))
 
     async def warm_up(self) -> None:
-        """Lets both servers do once what they will be measured at."""
-        for name, server in self._servers.items():
+        """Lets both servers do once, in small, what they will be measured at: shapes that are new cost them time."""
+        for server in self._servers.values():
             async with client(server.url) as http:
-                await all_of(http, self._bodies(f"warm-up {name}", PLAIN_STREAMS, 10, 4), PLAIN_STREAMS)
+                for cell in self._settings.cells:
+                    tokens = min(cell.tokens, WARM_UP_TOKENS)
+                    bodies = self._bodies(f"warm-up {cell.name}", cell.concurrency, cell.words, tokens)
+                    await all_of(http, bodies, cell.concurrency)
 
     def _plain_steps(self, order: random.Random) -> Iterator[Step]:
         rounds, cells = self._settings.rounds, self._settings.cells
@@ -258,6 +261,7 @@ async def measure(journal: Journal, settings: Settings, redraft: Server, vllm: S
         if step.key not in journal.entries:
             redraft.check()
             vllm.check()
+            await servers.settled((redraft, vllm))
             journal.add(step.key, await step.measure())
         progress.advance(task)
     journal.complete = True
@@ -293,7 +297,7 @@ def main(
         journal = Journal.read(path)
     else:
         journal = Journal.open(path, asdict(settings))
-        with servers.progress_bar(console) as progress, ExitStack() as stack:
+        with servers.progress_bar(console) as progress, servers.ended_in_order() as stack:
             model = servers.prepared_model()
             redraft = servers.started_redraft(model, settings.flags, stack, progress)
             vllm = servers.started_vllm(model, settings.flags, redraft, stack, progress)

@@ -79,12 +79,12 @@ class OverheadReport:
 
     def _loads(self) -> str:
         loads = [
-            f"{c['name']}: {c['requests']} requests of {c['tokens']} tokens, {c['concurrency']} at a time"
+            f"{c['name']}: {c['requests']} requests, {c['concurrency']} at a time, answers of length {c['tokens']}"
             for c in self._settings["cells"]
         ]
         prompts = {round(block["prompt_tokens"]) for block in self._journal.under("plain")}
         span = f"{min(prompts)} to {max(prompts)}"
-        return f"{self._settings['rounds']} rounds. {'; '.join(loads)}. Prompts have {span} tokens. " + PLAIN_NOTE
+        return f"Rounds: {self._settings['rounds']}. {'; '.join(loads)}. Prompts have {span} tokens. {PLAIN_NOTE}"
 
     def _judge(self, what: str, r: Ratio, aim: Aim | None) -> tuple[str, str]:
         self._ratios[what] = r

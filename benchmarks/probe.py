@@ -46,7 +46,7 @@ async def probing(url: str, period_ms: float = PERIOD_MS) -> AsyncIterator[Laten
         await process.stdout.readline()  # It has its first answer.
         yield latencies
     finally:
-        printed, _ = await process.communicate()
+        printed, _ = await process.communicate(b"")
         vars(latencies).update(json.loads(printed or b"{}"))
 
 

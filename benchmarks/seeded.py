@@ -9,7 +9,6 @@ import datetime
 import random
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,9 +132,7 @@ def report(journal: Journal, folder: Path) -> Path:
             f"# Seeded requests under pressure\n\n{smoke}{note}",
             facts_table(setup),
             "## What misses its aim",
-            findings_text(
-                [finding for name in made if name != BASELINE for finding in aims(made[name], entries[name])]
-            ),
+            findings_text(findings),
             "## Runs",
             table(HEADER, rows),
             SAME_NOTE,
@@ -194,7 +191,7 @@ def main(
     settings = Settings(True, seed, requests=8, prompt_tokens=300, tokens=4) if quick else Settings(seed=seed)
     folder = output / "quick" if quick else output
     journal = Journal.open(folder / "seeded.json", asdict(settings))
-    with servers.progress_bar(console) as progress, ExitStack() as stack:
+    with servers.progress_bar(console) as progress, servers.ended_in_order() as stack:
         model = servers.prepared_model()
         redraft = servers.started_redraft(model, settings.flags, stack, progress)
         journal.facts |= {

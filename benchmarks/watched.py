@@ -28,7 +28,7 @@ BEAT_SECONDS = 0.005
 STALL_SECONDS = 0.05
 KEPT_STALLS = 20
 FRAMES = 6
-CODE = re.compile(r"(?:.*/site-packages/|.*/lib/python[\d.]+/|.*/(?=(?:server|strategies)/))")
+CODE = re.compile(r"(?:.*/site-packages/|.*/lib/python[\d.]+/|.*/(?=(?:server|strategies|benchmarks)/))")
 
 
 class LoopWatch:

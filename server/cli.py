@@ -3,7 +3,6 @@
 import logging
 
 import typer
-import uvloop
 from pydantic import ValidationError
 from rich.console import Console
 
@@ -38,7 +37,7 @@ def serve(context: typer.Context, **flags: object) -> None:
             console.print(f"[red]{flag}[/red]: {problem['msg']}")
         raise typer.Exit(2) from None
     try:
-        uvloop.run(run_server(settings, context.args, console))
+        run_server(settings, context.args, console)
     except (ValueError, RuntimeError, OSError, ModelError) as error:
         logging.getLogger("redraft").debug("start failed", exc_info=True)
         console.print(f"[red]redraft could not start:[/red] {error}")

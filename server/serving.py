@@ -1,5 +1,6 @@
 """From settings to a listening server: prepares the model, starts the engine, says when it is ready."""
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -7,25 +8,30 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 from rich.console import Console
 
 from server.engine.arguments import engine_arguments, engine_environment
 from server.engine.hardware import detect
 from server.logs import configure_logging
-from server.models import ResolvedModel, resolve
+from server.models import resolve
 from server.models.cli import show_steps
 from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.vllm_api import EngineClient
 
 SHUTDOWN_SECONDS = 5
 logger = logging.getLogger("redraft")
 
 
-async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> None:
+def serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> None:
     """Serves until it is told to stop.
 
     Raises:
@@ -33,45 +39,43 @@ async def serve(settings: Settings, vllm_flags: Sequence[str], console: Console)
         ModelError: there is no such model.
         RuntimeError: the engine does not start.
         OSError: the address is taken.
+        KeyboardInterrupt: it was told to stop before it was ready.
     """
-    # Until the server listens: an engine that is being started then still gets stopped.
     signal.signal(signal.SIGTERM, _interrupt)
     listener = listen(settings)
     with show_steps(console) as on_step:
         model = resolve(settings.model, served_name=settings.served_model_name, on_step=on_step)
-    async with running_app(settings, vllm_flags, model, console) as app:
-        config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS)
-        server = _Server(config)
-        app.state.server = server
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not task.done():
-            await asyncio.sleep(0.05)
-        if server.started:
-            announce(settings, listener, app, console)
-        await task
-
-
-@contextlib.asynccontextmanager
-async def running_app(
-    settings: Settings, vllm_flags: Sequence[str], model: ResolvedModel, console: Console
-) -> AsyncIterator[FastAPI]:
-    """The application over a freshly started engine, which ends with the context."""
     hardware = detect()
     os.environ.update(engine_environment(settings, model, hardware))
     configure_logging(settings)
     with _progress(console, f"Loading vLLM for {model.served_name}"):
         # Not before: importing vllm reads the environment.
-        from server.app import create_app
-        from server.vllm_api import start_engine
+        from server.vllm_api import running_engine
 
         args = engine_arguments(settings, model, hardware, vllm_flags)
-    async with contextlib.AsyncExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        # Outside of the event loop: uvloop would hold signals back until the engine is up.
         with _progress(console, f"Starting the engine: {args.dtype}, {hardware.device}, {len(hardware.cores)} cores"):
-            engine = await stack.enter_async_context(start_engine(args))
-            app = await create_app(settings, engine, args)
-        yield app
+            engine = stack.enter_context(running_engine(args))
+        uvloop.run(_listen(settings, listener, engine, args, console))
+
+
+async def _listen(
+    settings: Settings, listener: socket.socket, engine: "EngineClient", args: argparse.Namespace, console: Console
+) -> None:
+    from server.app import create_app
+
+    app = await create_app(settings, engine, args)
+    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS))
+    app.state.server = server  # vLLM's own error handler stops it through this.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not task.done():
+        await asyncio.sleep(0.05)
+    if server.started:
+        announce(settings, listener, app, console)
+    await task
 
 
 def listen(settings: Settings) -> socket.socket:

@@ -1,15 +1,15 @@
 """The one module that mounts vLLM's OpenAI routes and serving classes; the gateway imports vLLM's types from here."""
 
 import argparse
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 from fastapi import FastAPI, Response
 from starlette.datastructures import State
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
-from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 from vllm.entrypoints.launchers.utils.server_utils import lifespan
 from vllm.entrypoints.openai.chat_completion import api_router as chat_api
 from vllm.entrypoints.openai.chat_completion.protocol import (
@@ -28,6 +28,8 @@ from vllm.entrypoints.serve.instrumentator.metrics import attach_router as attac
 from vllm.entrypoints.serve.tokenize import api_router as tokenize_api
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from server.engine.answering import answered_by
@@ -54,8 +56,8 @@ __all__ = [
     "plain_chat",
     "plain_completion",
     "plain_responses",
+    "running_engine",
     "should_continue_final_message",
-    "start_engine",
     "unchanged_routes",
     "validate_json_request",
     "with_cancellation",
@@ -64,7 +66,6 @@ __all__ = [
 P = ParamSpec("P")
 
 add_vllm_error_handlers: Callable[[FastAPI], None] = init_exception_handler
-start_engine: Callable[[argparse.Namespace], AbstractAsyncContextManager[EngineClient]] = build_async_engine_client
 
 plain_chat: Callable[..., Awaitable[Response]] = chat_api.create_chat_completion
 plain_completion: Callable[..., Awaitable[Response]] = completion_api.create_completion
@@ -77,8 +78,21 @@ def with_cancellation(handler: Callable[P, Awaitable[Response]]) -> Callable[P, 
     return wrapped
 
 
+@contextmanager
+def running_engine(args: argparse.Namespace) -> Iterator[EngineClient]:
+    """VLLM's engine as `vllm serve` starts it, ended with the context."""
+    engine = AsyncLLM.from_engine_args(
+        AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER
+    )
+    try:
+        yield engine
+    finally:
+        engine.shutdown(timeout=0)
+
+
 async def mount_state(engine: EngineClient, state: State, args: argparse.Namespace) -> None:
     """Makes vLLM's serving classes, as `vllm serve` has them with these arguments, in the application's state."""
+    await engine.reset_mm_cache()
     await init_app_state(engine, state, args, await engine.get_supported_tasks())
 
 

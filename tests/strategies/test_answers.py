@@ -45,7 +45,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         # JSON by value.
         ('{"b": 1, "a": [1, 2]}', '{"a":[1,2],"b":1}'),
         ("\n[1,\n 2]\n", "[1,2]"),
-        ('{"b": 1,', '{"b": 1'),
+        ('{"b": true,', '{"b": true'),
         # Boxed, wherever it stands, with its braces.
         (r"So \boxed{42}. That is all.", "42"),
         (r"\boxed{1} or rather \boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),

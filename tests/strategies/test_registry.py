@@ -1,5 +1,7 @@
 """Strategies that installed distributions announce."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,12 +40,13 @@ direct = Echo()
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Install":
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Install]":
     """Puts a module `plugin_of_test` on the path, and distributions that announce parts of it."""
     (tmp_path / "plugin_of_test.py").write_text(PLUGIN)
     (tmp_path / "plugin_that_breaks.py").write_text("import no_such_module_anywhere")
     monkeypatch.syspath_prepend(tmp_path)
-    return Install(tmp_path)
+    yield Install(tmp_path)
+    sys.modules.pop("plugin_of_test", None)
 
 
 class Install:

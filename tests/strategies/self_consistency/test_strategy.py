@@ -21,7 +21,7 @@ async def test_the_majority_wins() -> None:
     calls: list[Call] = []
     engine = ScriptedEngine(["it is 5", "I say it is 4", "so 4"])
     outcome = await play(strategy(3), task_of(), Session(engine, on_call=calls.append))
-    assert (outcome.answer, outcome.finish_reason, len(outcome.pieces)) == ("I say it is 4", "stop", 1)
+    assert (outcome.answer, outcome.finish_reason, len(outcome.pieces)) == ("so 4", "stop", 1)
     assert outcome.thoughts() == [
         ("sample", 0, "it is 5"),
         ("sample", 1, "I say it is 4"),

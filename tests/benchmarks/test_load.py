@@ -1,0 +1,73 @@
+import itertools
+import random
+import time
+from collections.abc import Callable
+
+import pytest
+
+from benchmarks.load import LoadError, all_of, ask, chat, client, prompt, until
+
+
+async def test_a_stream_is_timed_to_its_first_visible_text(url: str) -> None:
+    async with client(url) as http:
+        reply = await ask(http, chat("m", "three words here", 4))
+    assert reply.first_token is not None
+    # The role comes at once and does not count.
+    assert 0.05 <= reply.first_token <= reply.seconds
+    assert (reply.status, reply.text, reply.tokens, reply.usage["prompt_tokens"]) == (200, "word " * 4, 4, 3)
+
+
+async def test_an_answer_in_one_piece_brings_its_strategy(url: str) -> None:
+    async with client(url) as http:
+        reply = await ask(http, chat("m", "hello", 2, stream=False))
+    assert reply.first_token is None
+    assert (reply.tokens, reply.cached_tokens, reply.strategy) == (2, 2, {"name": "direct"})
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_refusal_is_a_reply_that_does_not_pass_the_check(url: str, stream: bool) -> None:
+    async with client(url) as http:
+        reply = await ask(http, chat("m", "refuse", 1, stream=stream))
+    assert reply.status == 400
+    with pytest.raises(LoadError, match="refused"):
+        reply.checked()
+
+
+async def test_an_error_within_a_stream_is_a_failure(url: str) -> None:
+    async with client(url) as http:
+        reply = await ask(http, chat("m", "break", 1))
+    assert (reply.status, reply.text) == (500, '{"message": "the engine died"}')
+
+
+async def test_no_server_is_a_reply_too() -> None:
+    async with client("http://127.0.0.1:1") as http:
+        assert (await ask(http, chat("m", "hello", 1))).status == 0
+
+
+async def test_a_load_keeps_to_its_concurrency(url: str, most_at_once: Callable[[], int]) -> None:
+    async with client(url) as http:
+        load = await all_of(http, [chat("m", "hello", 3) for _ in range(10)], 4)
+    assert most_at_once() == 4
+    assert (len(load.replies), load.tokens, len(load.first_tokens)) == (10, 30, 10)
+    # Three waves, each with a pause before its first token.
+    assert load.seconds >= 0.15
+
+
+async def test_a_failure_ends_the_load(url: str) -> None:
+    async with client(url) as http:
+        with pytest.RaisesGroup(LoadError):
+            await all_of(http, [chat("m", "refuse", 1)], 2)
+
+
+def test_until_stops_at_its_deadline() -> None:
+    endless = (chat("m", str(number), 1) for number in itertools.count())
+    assert next(until(time.perf_counter() + 60, endless))["messages"][0]["content"] == "0"
+    assert list(until(time.perf_counter(), endless)) == []
+
+
+def test_prompts_are_of_the_seed_and_have_nothing_in_common() -> None:
+    generator = random.Random(1)
+    first, second = prompt(generator, 50), prompt(generator, 50)
+    assert first == prompt(random.Random(1), 50)
+    assert len(first.split()) == 50
+    assert first.split()[:4] != second.split()[:4]

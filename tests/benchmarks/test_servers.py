@@ -1,0 +1,31 @@
+import pytest
+
+from benchmarks.servers import EngineFlags, differences, redraft, vllm
+
+
+def test_both_engines_get_the_same_flags() -> None:
+    flags = EngineFlags(max_model_len=512, kv_cache_gib=0.5, step_tokens=128)
+    ours, theirs = flags.for_redraft("model", 1), flags.for_vllm("model", 2, "float32")
+    # What follows the -- goes to vLLM as it is.
+    after = ours[ours.index("--") + 1 :]
+    assert theirs[-len(after) :] == after
+    assert "--kv-cache-gib 0.5" in " ".join(ours)
+    assert f"--kv-cache-memory-bytes {2**29}" in " ".join(theirs)
+    assert ("--step-tokens 128" in " ".join(ours)) and ("--max-num-batched-tokens 128" in " ".join(theirs))
+    assert "--dtype float32" in " ".join(theirs)
+
+
+def test_vllm_runs_without_redrafts_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = vllm([], 1, {"VLLM_LOGGING_LEVEL": "INFO"})
+    assert "redraft" not in server._env["VLLM_PLUGINS"]
+    assert server._env["VLLM_LOGGING_LEVEL"] == "INFO"
+
+
+def test_a_server_is_shown_as_a_person_would_start_it() -> None:
+    server = redraft(["serve", "--port", "1"], 1)
+    assert server.command() == "redraft serve --port 1"
+    assert server.url == "http://127.0.0.1:1"
+
+
+def test_differences_name_both_sides() -> None:
+    assert differences({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == ["b: 2 / 3", "c: None / 4"]
