@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test lock bench-overhead clean
+.PHONY: help setup demo serve check format test lock bench-branches bench-overhead bench-seeded clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -43,8 +43,14 @@ test: setup check ## All checks, then the tests (ARGS="-k name")
 lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versions)
 	@$(VENV) -m tools.lock $(ARGS)
 
+bench-branches: setup ## Measure what five samples cost over one, in front of a mock engine
+	@$(VENV) -m benchmarks.branches $(ARGS)
+
 bench-overhead: setup ## Measure what the gateway costs over plain vLLM
 	@$(VENV) -m benchmarks.overhead $(ARGS)
+
+bench-seeded: setup ## 64 seeded long prompts at once
+	@$(VENV) -m benchmarks.seeded $(ARGS)
 
 clean: ## Delete .venv, caches and build output; models in ~/.cache/redraft stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

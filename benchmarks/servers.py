@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -169,10 +170,10 @@ class Server(ServerProcess):
 COMMANDS = {"redraft": ["redraft"], "vllm": ["vllm", "serve"]}
 
 
-def redraft(arguments: Sequence[str], port: int) -> Server:
+def redraft(arguments: Sequence[str], port: int, variables: Mapping[str, str] = MappingProxyType({})) -> Server:
     """`redraft`, not yet started."""
     (command,) = entry_points(group="console_scripts", name="redraft")
-    return Server("redraft", command.value, arguments, port, {})
+    return Server("redraft", command.value, arguments, port, variables)
 
 
 def vllm(arguments: Sequence[str], port: int, variables: Mapping[str, str]) -> Server:
@@ -230,7 +231,7 @@ def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]
 
 
 async def settled(running: Sequence[Server]) -> None:
-    """Waits until no server works any more: for a second after an answer, vLLM's workers look out for more in a loop."""
+    """Waits until no server works any more: for a second after an answer, vLLM's workers poll for more in a loop."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while time.monotonic() < deadline:
         before = sum(server.tree_cpu() for server in running)

@@ -42,7 +42,7 @@ class LoopWatch:
         self._late: list[float] = []
         self._stalls: list[dict[str, Any]] = []
         self._pauses: list[float] = []
-        self._beat = 0.0
+        self._beat = self._used = 0.0
         self._collecting = 0.0
         self._where: list[str] = []
 
@@ -54,7 +54,7 @@ class LoopWatch:
     def start(self) -> None:
         """Begins a report."""
         self._late, self._stalls, self._pauses = [], [], []
-        self._beat = time.perf_counter()
+        self._beat, self._used = time.perf_counter(), time.thread_time()
         self._beating = self._loop.create_task(self._beats())
         threading.Thread(target=self._look, args=[self._beating], daemon=True).start()
         gc.callbacks.append(self._collected)
@@ -65,12 +65,14 @@ class LoopWatch:
             return
         self._beating.cancel()
         self._beating = None
+        # The signal comes before a beat that is due at the same time.
+        self._note_beat()
         gc.callbacks.remove(self._collected)
         kind = type(self._loop)
         report = {
             "loop": f"{kind.__module__}.{kind.__qualname__}",
             "beats": len(self._late),
-            "late": profile(self._late or [0.0]),
+            "late": profile(self._late),
             "stalls": len(self._stalls),
             "own_stalls": sum(stall["cpu_ms"] >= STALL_SECONDS * 1000 for stall in self._stalls),
             "worst": sorted(self._stalls, key=lambda stall: -stall["cpu_ms"])[:KEPT_STALLS],
@@ -82,14 +84,16 @@ class LoopWatch:
 
     async def _beats(self) -> None:
         while True:
-            self._beat, used = time.perf_counter(), time.thread_time()
+            self._beat, self._used, self._where = time.perf_counter(), time.thread_time(), []
             await asyncio.sleep(BEAT_SECONDS)
-            late = time.perf_counter() - self._beat - BEAT_SECONDS
-            self._late.append(max(0.0, late) * 1000)
-            if late > STALL_SECONDS:
-                cpu = time.thread_time() - used
-                self._stalls.append({"ms": round(late * 1000, 1), "cpu_ms": round(cpu * 1000, 1), "at": self._where})
-            self._where = []
+            self._note_beat()
+
+    def _note_beat(self) -> None:
+        late = max(0.0, time.perf_counter() - self._beat - BEAT_SECONDS)
+        self._late.append(late * 1000)
+        if late > STALL_SECONDS:
+            cpu = time.thread_time() - self._used
+            self._stalls.append({"ms": round(late * 1000, 1), "cpu_ms": round(cpu * 1000, 1), "at": self._where})
 
     def _look(self, beating: "asyncio.Task[None]") -> None:
         """Notes, from another thread, where the loop's thread is when a beat is overdue."""

@@ -15,6 +15,7 @@ async def work() -> None:
     print("ready", *sys.argv[1:], flush=True)
     while True:
         compute()
+        print("computed", flush=True)
         await asyncio.sleep(0.02)
 
 

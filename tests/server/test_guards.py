@@ -1,0 +1,294 @@
+"""What an operator sets: keys, limits, heartbeats, logs; and in the end, what a dead engine looks like."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.conftest import API_KEYS, MAX_BODY_BYTES, MAX_PROMPT_TOKENS
+from tests.server.streams import record
+from tests.servers import GENERATION_TOKENS, RUNNING, Server, Spent, wait_until
+
+CHAT = "/v1/chat/completions"
+ROUTES = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/tiny"),
+    ("GET", "/v1/strategies"),
+    ("GET", "/metrics"),
+    ("GET", "/metrics/"),
+    ("POST", CHAT),
+    ("POST", "/v1/responses"),
+    ("GET", "/v1/responses/resp_1"),
+    ("POST", "/v1/responses/resp_1/cancel"),
+    ("POST", "/v1/completions"),
+    ("POST", "/tokenize"),
+    ("POST", "/detokenize"),
+    ("GET", "/nothing"),
+    ("OPTIONS", "/v1/models"),
+    ("GET", "/health/"),
+    ("GET", "//health"),
+    ("GET", "/docs"),
+]
+WRONG_KEYS = {
+    "none": {},
+    "wrong": {"Authorization": "Bearer third-secret"},
+    "prefix": {"Authorization": f"Bearer {API_KEYS[0][:-1]}"},
+    "longer": {"Authorization": f"Bearer {API_KEYS[0]}x"},
+    "both": {"Authorization": f"Bearer {','.join(API_KEYS)}"},
+    "another scheme": {"Authorization": f"Basic {API_KEYS[0]}"},
+    "no scheme": {"Authorization": API_KEYS[0]},
+    "empty": {"Authorization": "Bearer "},
+    "another header": {"X-Api-Key": API_KEYS[0]},
+    "no ascii": {"Authorization": "Bearer f\u00efrst-secret"},
+}
+
+
+def body(server: Server, **changes: object) -> dict[str, Any]:
+    return {
+        "model": server.alias("direct"),
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 8,
+        "seed": 1,
+        "ignore_eos": True,
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=str)
+def test_every_route_wants_a_key(guarded_server: Server, method: str, path: str) -> None:
+    with httpx.Client() as http:
+        for headers in ({}, {"Authorization": "Bearer third-secret"}):
+            response = http.request(method, f"{guarded_server.url}{path}", headers=headers, json={})
+            assert response.status_code == 401
+            error = response.json()["error"]
+            assert (error["type"], error["code"]) == ("AuthenticationError", 401)
+            assert not any(key in response.text for key in API_KEYS)
+            assert response.headers["X-Request-Id"]
+
+
+@pytest.mark.parametrize("headers", WRONG_KEYS.values(), ids=WRONG_KEYS.keys())
+def test_a_wrong_key_is_refused(guarded_server: Server, headers: dict[str, str]) -> None:
+    encoded = {name: value.encode("utf-8") for name, value in headers.items()}
+    assert httpx.get(f"{guarded_server.url}/v1/models", headers=encoded).status_code == 401
+
+
+@pytest.mark.parametrize("key", API_KEYS)
+def test_each_key_is_accepted(guarded_server: Server, key: str) -> None:
+    client = openai.OpenAI(base_url=f"{guarded_server.url}/v1", api_key=key)
+    assert [card.id for card in client.models.list()][0] == guarded_server.model
+
+
+def test_health_needs_no_key(guarded_server: Server) -> None:
+    assert httpx.get(f"{guarded_server.url}/health").status_code == 200
+
+
+def test_the_sdk_knows_a_wrong_key(guarded_server: Server) -> None:
+    client = openai.OpenAI(base_url=f"{guarded_server.url}/v1", api_key="third-secret")
+    with pytest.raises(openai.AuthenticationError):
+        client.models.list()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/tokenize"])
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "chunked"])
+def test_a_large_body_is_refused(guarded_server: Server, path: str, declared: bool) -> None:
+    content = b'{"model": "tiny", "messages": [{"role": "user", "content": "' + b"x" * MAX_BODY_BYTES + b'"}]}'
+    pieces = (content[at : at + 4096] for at in range(0, len(content), 4096))
+    with guarded_server.http as http:
+        response = http.post(
+            path, content=content if declared else pieces, headers={"Content-Type": "application/json"}
+        )
+    assert response.status_code == 413
+    assert response.json()["error"]["code"] == 413
+    assert str(MAX_BODY_BYTES) in response.json()["error"]["message"]
+    assert response.headers["X-Request-Id"]
+
+
+def test_a_body_of_just_the_size_passes(guarded_server: Server) -> None:
+    start, end = b'{"model": "tiny", "prompt": "Hi", "max_tokens": 1, "user": "', b'"}'
+    content = start + b"x" * (MAX_BODY_BYTES - len(start) - len(end)) + end
+    with guarded_server.http as http:
+        response = http.post("/v1/completions", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 200
+
+
+def test_a_long_prompt_of_a_strategy_is_refused(guarded_server: Server) -> None:
+    talk = [{"role": "user", "content": "x" * (MAX_PROMPT_TOKENS + 1)}]
+    with guarded_server.http as http:
+        for stream in (False, True):
+            response = http.post(CHAT, json=body(guarded_server, messages=talk, stream=stream))
+            assert response.status_code == 400
+            assert response.json()["error"]["param"] == "messages"
+            assert str(MAX_PROMPT_TOKENS) in response.json()["error"]["message"]
+
+
+@contextmanager
+def long_run(server: Server, **changes: object) -> Iterator[None]:
+    """A run that holds the only slot while the block lasts."""
+    request = body(server, max_tokens=1500, stream=True, **changes)
+    with server.http as http, http.stream("POST", CHAT, json=request) as response:
+        assert response.status_code == 200
+        next(response.iter_raw())
+        yield
+    wait_until(lambda: server.metrics().total("redraft_strategy_running") == 0, 3)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_overload_is_a_429_that_says_when(guarded_server: Server, path: str, stream: bool) -> None:
+    request = body(guarded_server, stream=stream)
+    if path != CHAT:
+        request = {"model": request["model"], "input": "Hi", "stream": stream}
+    with long_run(guarded_server), guarded_server.http as http:
+        response = http.post(path, json=request)
+        plain = http.post(CHAT, json=body(guarded_server, model=guarded_server.model))
+    assert response.status_code == 429
+    assert response.json()["error"]["type"] == "RateLimitError"
+    assert int(response.headers["Retry-After"]) >= 1
+    assert plain.status_code == 200  # Plain requests are not runs.
+    with guarded_server.http as http:
+        assert http.post(path, json=request).status_code == 200
+
+
+def test_a_refused_run_gives_its_slot_back(guarded_server: Server) -> None:
+    with guarded_server.http as http:
+        for stream in (False, True):
+            for changes in ({"model": "tiny@best_of_n", "temperature": 0}, {"logprobs": True, "top_logprobs": 1000}):
+                http.post(CHAT, json=body(guarded_server, stream=stream, **changes)).read()
+                assert http.post(CHAT, json=body(guarded_server)).status_code == 200
+
+
+async def test_a_client_that_leaves_gives_its_slot_back(guarded_server: Server) -> None:
+    headers = {"Authorization": f"Bearer {guarded_server.api_key}"}
+    async with httpx.AsyncClient(base_url=guarded_server.url, headers=headers) as http:
+        for stream in (False, True):
+            with pytest.raises(httpx.TimeoutException):
+                response = await http.post(CHAT, json=body(guarded_server, max_tokens=1800, stream=stream), timeout=0.3)
+                response.raise_for_status()
+            await asyncio.to_thread(
+                wait_until, lambda: guarded_server.metrics().total("redraft_strategy_running") == 0, 3
+            )
+            assert (await http.post(CHAT, json=body(guarded_server), timeout=60)).status_code == 200
+
+
+@pytest.mark.parametrize("model", ["direct", None], ids=["strategy", "plain"])
+def test_silence_is_broken_by_comments(guarded_server: Server, model: str | None) -> None:
+    """The prefill of a long prompt takes several heartbeats."""
+    name = guarded_server.model if model is None else guarded_server.alias(model)
+    talk = [{"role": "user", "content": "".join(chr(97 + number * number % 26) for number in range(1600))}]
+    stream = record(guarded_server, CHAT, body(guarded_server, model=name, messages=talk))
+    assert stream.comments
+    assert stream.comments[0] < stream.lines[-1].at
+    assert stream.done
+
+
+def test_responses_have_heartbeats_too(guarded_server: Server) -> None:
+    request = {"model": guarded_server.alias("direct"), "input": "".join(chr(97 + n * n % 23) for n in range(1600))}
+    stream = record(guarded_server, "/v1/responses", request | {"max_output_tokens": 8})
+    assert stream.comments
+
+
+@pytest.mark.parametrize("given", ["abc-123", "A.b_c-9", "x" * 128])
+def test_a_request_id_is_kept(guarded_server: Server, given: str) -> None:
+    with guarded_server.http as http:
+        assert http.get("/v1/models", headers={"X-Request-Id": given}).headers["X-Request-Id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a\tb", "ü", '{"a":1}', "a/b"])
+def test_a_bad_request_id_is_replaced(guarded_server: Server, given: str) -> None:
+    with guarded_server.http as http:
+        headers = {"X-Request-Id": given.encode()}
+        ids = {http.get("/v1/models", headers=headers).headers["X-Request-Id"] for _ in range(2)}
+    assert len(ids) == 2
+    assert all(len(found) == 32 and found.isalnum() for found in ids)
+
+
+def test_the_log_is_json_with_the_requests_id(guarded_server: Server) -> None:
+    with guarded_server.http as http:
+        response = http.post(CHAT, json=body(guarded_server), headers={"X-Request-Id": "find-me-1"})
+    assert "find-me-1" in response.json()["id"]
+    wait_until(lambda: any(line.get("request_id") == "find-me-1" for line in guarded_server.log_lines()), 2)
+    lines = [line for line in guarded_server.log_lines() if line["request_id"] == "find-me-1"]
+    (run,) = (line for line in lines if line["name"] == "redraft.run")
+    assert run["strategy"] == "direct"
+    assert run["outcome"] == "ok"
+    assert run["engine_calls"] == 1
+    assert run["completion_tokens"] == 8
+    assert any(line["name"] == "uvicorn.access" for line in lines)
+
+
+def test_keys_and_messages_stay_out_of_the_log(guarded_server: Server) -> None:
+    with guarded_server.http as http:
+        http.post(CHAT, json=body(guarded_server, messages=[{"role": "user", "content": "my-private-words"}]))
+        http.post(CHAT, json=body(guarded_server, strategy="x", messages=[{"role": "user", "content": "my-private-words"}]))
+    log = guarded_server.log.read_text()
+    assert "my-private-words" not in log
+    assert not any(key in log for key in API_KEYS)
+
+
+@pytest.mark.parametrize("name", ["self_refine", "self_consistency"])
+def test_cancelled_runs_are_counted(guarded_server: Server, name: str) -> None:
+    """Not in /metrics of vLLM, which counts no token after an abort, but none of them is generated either."""
+    labels = {"strategy": name, "outcome": "cancelled"}
+    before = guarded_server.settled()
+    with long_run(guarded_server, model=guarded_server.alias(name)):
+        pass
+    after = guarded_server.settled()
+    moved = after.total("redraft_strategy_requests_total", **labels) - before.total(
+        "redraft_strategy_requests_total", **labels
+    )
+    assert moved == 1
+    counted = after.total("redraft_strategy_completion_tokens_total", strategy=name) - before.total(
+        "redraft_strategy_completion_tokens_total", strategy=name
+    )
+    assert counted == Spent.between(before, after).completion
+    assert after.total(GENERATION_TOKENS) == guarded_server.settled().total(GENERATION_TOKENS)
+
+
+def engine_process(server: Server) -> psutil.Process:
+    """vLLM's EngineCore under this server."""
+    port = server.url.rpartition(":")[2]
+    for child in psutil.Process().children(recursive=True):
+        if "EngineCore" in " ".join(child.cmdline()) and any(port in parent.cmdline() for parent in child.parents()):
+            return child
+    raise AssertionError("no EngineCore")
+
+
+def test_a_dead_engine_is_a_503(guarded_server: Server) -> None:
+    """The last test of this module: it kills the server's engine."""
+    answers: dict[str, httpx.Response] = {}
+
+    def ask(name: str, **changes: object) -> None:
+        with guarded_server.http as http:
+            answers[name] = http.post(CHAT, json=body(guarded_server, max_tokens=1800, **changes))
+
+    threads = [
+        threading.Thread(target=ask, args=("run",)),
+        threading.Thread(target=ask, args=("plain",), kwargs={"model": guarded_server.model}),
+        threading.Thread(target=ask, args=("stream",), kwargs={"model": guarded_server.model, "stream": True}),
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: guarded_server.metrics().total(RUNNING) == 3, 10)
+    engine_process(guarded_server).kill()
+    began = time.monotonic()
+    for thread in threads:
+        thread.join(10)
+    assert time.monotonic() - began < 10
+    assert answers["run"].status_code == 503
+    assert answers["run"].json()["error"]["type"] == "ServiceUnavailableError"
+    assert answers["plain"].status_code in (500, 503)
+    assert '"error"' in answers["stream"].text
+
+    assert httpx.get(f"{guarded_server.url}/health").status_code == 503
+    with guarded_server.http as http:
+        for changes in ({}, {"model": guarded_server.model}, {"stream": True}):
+            response = http.post(CHAT, json=body(guarded_server, **changes))
+            assert response.status_code == 503
+            assert response.json()["error"]["code"] == 503
