@@ -214,17 +214,17 @@ class OverheadReport:
         return "\n\n".join(parts)
 
     def _plot(self, path: Path) -> None:
-        figure = Figure(figsize=(12, 5), layout="constrained")
-        left, right = figure.subplots(1, 2, width_ratios=[3, 2])
+        figure = Figure(figsize=(14, 5.5), layout="constrained")
+        left, right = figure.subplots(1, 2, width_ratios=[5, 4])
         plot_ratios(left, self._ratios, self._aims)
         left.set_title("Ratios: rounds, median with 95 % interval, aim in red")
         for name, label in STALL_KINDS.items():
             profiles = [entry["health"] for entry in self._journal.under("stall", name)]
             beyond = 1 - np.linspace(0, 1, len(profiles[0]))
             right.plot(np.median(profiles, axis=0), beyond, drawstyle="steps-post", label=label)
-        right.set(xscale="log", yscale="log", xlabel="ms", title="Share of /health answers that took longer")
+        right.set(xscale="log", yscale="log", xlabel="ms", title="Share of /health answers slower than that")
         right.grid(alpha=0.3)
-        right.legend()
+        right.legend(loc="upper right", fontsize="small")
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=PLOT_DPI)
 
@@ -253,7 +253,7 @@ the load of one token shows that cost by itself."""
 SAMPLES_NOTE = """One request at a time to redraft, not streamed, {tokens} tokens forced in every sample, no early \
 stop. `n=5` is the engine's own way to five samples: what it takes longer than one sample is the engine's, the rest \
 the strategy's. In front of a mock upstream the same cannot be measured through HTTP yet: redraft has no remote \
-engine."""
+engine. `python -m benchmarks.branches` measures it in front of a mock engine within redraft's own process."""
 PREFIX_NOTE = """`self_consistency` of 5, alone on the engine. Cached tokens as the response's `strategy.engine` has \
 them, and beside them what vLLM's prefix-cache counters gained. Only full blocks of {block} tokens are shared, so the \
 aim is one prompt and four times what its last block holds; a block of the system prompt that was cached before may \

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -87,13 +88,11 @@ class Server(ServerProcess):
     """
 
     def __init__(self, name: str, target: str, arguments: Sequence[str], port: int, env: Mapping[str, str]) -> None:
-        handle, report = tempfile.mkstemp(prefix="redraft-watch-", suffix=".json")
-        os.close(handle)
-        super().__init__([sys.executable, "-m", "benchmarks.watched", report, target, *arguments], env)
+        self._report = Path(tempfile.gettempdir(), f"redraft-watch-{uuid.uuid4().hex}.json")
+        super().__init__([sys.executable, "-m", "benchmarks.watched", str(self._report), target, *arguments], env)
         self.name = name
         self.url = f"http://127.0.0.1:{port}"
         self.arguments = arguments
-        self._report = Path(report)
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         super().__exit__(kind, *rest)
@@ -158,7 +157,7 @@ class Server(ServerProcess):
         return report
 
     async def counters(self) -> dict[str, float]:
-        """VLLM's metrics, summed over their labels."""
+        """Metrics of vLLM, summed over their labels."""
         async with httpx.AsyncClient(trust_env=False) as http:
             text = (await http.get(f"{self.url}/metrics")).text
         sums: dict[str, float] = {}

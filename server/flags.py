@@ -38,6 +38,6 @@ def _flag(name: str, settings: type[BaseSettings]) -> inspect.Parameter:
     else:
         annotation = kind if type(None) in get_args(kind) else kind | None  # type: ignore[operator]
     names = [f"{flag}/--no-{flag[2:]}"] if kind is bool else [flag]
-    default = "" if field.default in (None, ()) else f" [default: {field.default}]"
+    default = "" if field.default in (None, ()) else f" (default: {field.default})"
     option = typer.Option(None, *names, help=f"{field.description}{default}", show_default=False)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=annotation)

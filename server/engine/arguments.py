@@ -115,6 +115,7 @@ def _decided(settings: Settings, model: ResolvedModel, hardware: Hardware) -> di
         "enable_lora": settings.enable_lora or None,
         "logits_processors": list(settings.logits_processor) or None,
         "otlp_traces_endpoint": settings.otlp_traces_endpoint,
+        "sse_keep_alive_interval": settings.heartbeat_seconds,
         "enable_prompt_tokens_details": True,
     }
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
@@ -68,19 +67,13 @@ async def test_leaving_a_stream_ends_the_run(server: Server, strategy: dict[str,
     if route == "responses":
         request["input"] = request.pop("messages")
         request["max_output_tokens"] = request.pop("max_tokens")
-    async with httpx.AsyncClient(timeout=60) as http:
-        async with http.stream("POST", url, json=request) as response:
-            assert response.status_code == 200
-            await read_some(response.aiter_bytes(), chunks=8)
-            assert busy(server.metrics()) > 0
+    async with httpx.AsyncClient(timeout=60) as http, http.stream("POST", url, json=request) as response:
+        assert response.status_code == 200
+        pieces = response.aiter_bytes()  # Held: the connection closes with it.
+        for _ in range(8):
+            await anext(pieces)
+        assert busy(server.metrics()) > 0
     assert_all_gone(server, before, strategy)
-
-
-async def read_some(stream: AsyncIterator[bytes], chunks: int) -> None:
-    async for _ in stream:
-        chunks -= 1
-        if not chunks:
-            return
 
 
 async def test_leaving_before_the_answer_ends_the_run(server: Server, strategy: dict[str, Any] | None) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any
 
 import pytest
+from pebble import ProcessExpired
 
 from strategies import answers
 from strategies.answers import AnswerKind, extract_answer, find_same, normalise
@@ -20,9 +22,14 @@ def no_judge() -> None:
     raise AssertionError("the judge was called")
 
 
-def die(answer: str, known: Sequence[str]) -> None:
-    """In place of a comparison: the process ends, as if it had used up the memory."""
-    os._exit(3)
+class DyingJudge:
+    """In place of a judge whose process ends, as one does that has used up the memory."""
+
+    def schedule(self, function: object, **options: Any) -> Future[int | None]:
+        """A comparison that never comes to its end."""
+        future: Future[int | None] = Future()
+        future.set_exception(ProcessExpired("gone"))  # type: ignore[no-untyped-call]
+        return future
 
 
 def has_loaded_math_verify() -> bool:
@@ -186,7 +193,8 @@ async def test_expressions_are_the_same_by_value(answer: str, known: list[str], 
 
 async def test_a_new_judge_has_loaded_math_verify_before_its_first_task() -> None:
     """On a busy machine that takes longer than JUDGE_SECONDS, and after each kill the judge is new."""
-    answers._judge().schedule(os._exit, args=(3,))
+    with pytest.raises(ProcessExpired):
+        await asyncio.wrap_future(answers._judge().schedule(os._exit, args=(3,)))
     assert await asyncio.wrap_future(answers._judge().schedule(has_loaded_math_verify))
 
 
@@ -195,14 +203,13 @@ async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypat
     assert await find_same("x+1", ["1+x"], "math") == 0
 
     monkeypatch.setattr(answers, "JUDGE_SECONDS", 1.0)
-    longest = 0.0
+    ticks = 0
 
     async def tick() -> None:
-        nonlocal longest
+        nonlocal ticks
         while True:
-            begin = time.perf_counter()
             await asyncio.sleep(0.005)
-            longest = max(longest, time.perf_counter() - begin)
+            ticks += 1
 
     ticking = asyncio.create_task(tick())
     begin = time.perf_counter()
@@ -211,16 +218,13 @@ async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypat
     seconds = time.perf_counter() - begin
     ticking.cancel()
     assert found is None
-    assert 1 <= seconds < 5
-    assert longest < 0.5, "the event loop stood still"
+    assert 0.9 < seconds < PATIENT_SECONDS / 2
+    assert ticks > 20, "the event loop stood still"
 
     monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
     assert await find_same("x+1", ["1+x"], "math") == 0
 
 
-@pytest.mark.usefixtures("patient")
 async def test_a_judge_that_dies_says_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(answers, "_first_equal", die)
-        assert await find_same("x+1", ["1+x"], "math") is None
-    assert await find_same("x+1", ["1+x"], "math") == 0
+    monkeypatch.setattr(answers, "_judge", DyingJudge)
+    assert await find_same("x+1", ["1+x"], "math") is None

@@ -232,7 +232,9 @@ def test_what_is_no_json_object_is_a_400(server: Server, route: str, body: bytes
     assert_refused(response, 400, None, ())
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/chat", "/docs", "/openapi.json", "/version", "/sleep", "/v1/embeddings"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/chat", "/docs", "/openapi.json", "/version", "/sleep", "/v1/embeddings"]
+)
 def test_unknown_routes_are_404(server: Server, path: str) -> None:
     with server.http as http:
         assert_refused(http.get(path), 404, None, ())

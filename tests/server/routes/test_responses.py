@@ -200,7 +200,12 @@ def test_a_required_tool_is_called(server: Server, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["direct", "best_of_n"])
 def test_a_json_schema_is_kept(server: Server, name: str) -> None:
-    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False}
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
     text: Any = {"format": {"type": "json_schema", "name": "answer", "schema": schema, "strict": True}}
     response = ask(server, name, text=text, max_output_tokens=40)
     assert response.output_text.replace(" ", "").replace("\n", "") in ('{"a":true}', '{"a":false}')
