@@ -28,6 +28,7 @@ from vllm.entrypoints.serve.instrumentator.metrics import attach_router as attac
 from vllm.entrypoints.serve.tokenize import api_router as tokenize_api
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
+from vllm.tokenizers.detokenizer_utils import get_leading_space_marker
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -93,6 +94,8 @@ def running_engine(args: argparse.Namespace) -> Iterator[EngineClient]:
 async def mount_state(engine: EngineClient, state: State, args: argparse.Namespace) -> None:
     """Makes vLLM's serving classes, as `vllm serve` has them with these arguments, in the application's state."""
     await engine.reset_mm_cache()
+    # vLLM finds it out at the first request with log-probabilities, 65 ms in which the event loop stands still.
+    get_leading_space_marker(engine.get_tokenizer())
     await init_app_state(engine, state, args, await engine.get_supported_tasks())
 
 

@@ -27,6 +27,7 @@ WEATHER: Any = {
     "function": {
         "name": "get_weather",
         "description": "The weather of a city.",
+        "strict": True,
         "parameters": {
             "type": "object",
             "properties": {"city": {"type": "string", "maxLength": 8}},
@@ -37,7 +38,11 @@ WEATHER: Any = {
 }
 CLOCK: Any = {
     "type": "function",
-    "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}, "additionalProperties": False}},
+    "function": {
+        "name": "get_time",
+        "strict": True,
+        "parameters": {"type": "object", "properties": {}, "additionalProperties": False},
+    },
 }
 SCHEMA: Any = {
     "type": "json_schema",
