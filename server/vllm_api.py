@@ -95,7 +95,7 @@ async def mount_state(engine: EngineClient, state: State, args: argparse.Namespa
     """Makes vLLM's serving classes, as `vllm serve` has them with these arguments, in the application's state."""
     await engine.reset_mm_cache()
     # vLLM finds it out at the first request with log-probabilities, 65 ms in which the event loop stands still.
-    get_leading_space_marker(engine.get_tokenizer())
+    get_leading_space_marker(engine.renderer.get_tokenizer())
     await init_app_state(engine, state, args, await engine.get_supported_tasks())
 
 

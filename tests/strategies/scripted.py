@@ -50,6 +50,8 @@ class Reply:
     """Breaks with EngineBroke after so many tokens."""
     late: str = ""
     """What the engine still says when it has been told to stop."""
+    hasty: bool = False
+    """`stop` returns at once, before the branch has ended."""
     silent: bool = False
     """Ends without a single piece, as a branch that is stopped before it starts."""
 
@@ -163,7 +165,7 @@ class ScriptedStream:
         """Ends the branch; returns when it has ended."""
         self._engine.stopped.append(self._request.number)
         self._stopping.set()
-        if self._iterated:
+        if self._iterated and not self._reply.hasty:
             await self._ended.wait()
 
     async def __aiter__(self) -> AsyncIterator[Piece]:

@@ -185,6 +185,8 @@ async def test_more_digits_than_python_reads(monkeypatch: pytest.MonkeyPatch) ->
         ("x=5", ["5"], 0),
         ("5", ["1/0", "5/0"], None),
         ("5", ["x=5"], 0),
+        ("x>5", [r"(5,\infty)"], 0),
+        (r"(5,\infty)", ["x>5"], 0),
     ],
 )
 async def test_expressions_are_the_same_by_value(answer: str, known: list[str], position: int | None) -> None:

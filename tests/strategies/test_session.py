@@ -1,7 +1,9 @@
 """Counting, budgets, deadlines and stopping, over an engine that says what the test wants."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 from typing_extensions import override
 
 from strategies.base import Event, Note, Strategy, Task, Thought
-from strategies.engine import Capabilities, Generation, Prompt, Sampling
+from strategies.engine import Capabilities, Generation, Message, Prompt, Sampling, Tool
 from strategies.session import Call, Exhausted, Session
 from tests.strategies.scripted import (
     Clock,
@@ -70,6 +72,11 @@ async def test_result_holds_all_of_a_branch() -> None:
 async def test_result_has_no_logprobs_unless_asked() -> None:
     async with Session(ScriptedEngine(["a"])) as session:
         assert (await session.call(PROMPT, HUNDRED).finish()).result.logprobs is None
+
+
+async def test_no_tokens_are_no_missing_logprobs() -> None:
+    async with Session(ScriptedEngine([""])) as session:
+        assert (await session.call(PROMPT, Sampling(max_tokens=9, logprobs=0)).finish()).result.logprobs == ()
 
 
 async def test_result_as_far_as_it_has_come() -> None:
@@ -282,12 +289,13 @@ async def test_deadline_is_no_limit_if_it_ends_nothing(clock: Clock) -> None:
         assert (session.limit, engine.stopped) == (None, [])
 
 
-async def test_leaving_the_session_disarms_the_deadline(clock: Clock) -> None:
-    async with Session(ScriptedEngine(["a"]), max_seconds=FIVE_SECONDS) as session:
-        call = session.call(PROMPT, HUNDRED)
-        await call.finish()
-    await clock.advance(FIVE_SECONDS)
-    assert session.limit is None
+async def test_a_session_that_is_over_does_not_wait_for_its_deadline() -> None:
+    async with Session(ScriptedEngine(["a"]), max_seconds=1e6) as session:
+        await session.call(PROMPT, HUNDRED).finish()
+    gone = weakref.ref(session)
+    del session
+    gc.collect()
+    assert gone() is None
 
 
 # The context.
@@ -376,15 +384,44 @@ async def test_an_engine_error_stops_the_other_branches_and_propagates() -> None
             await session.sample(PROMPT, [HUNDRED] * 3).finish()
         assert engine.running == set()
         assert session.usage.completion_tokens == 2
+        assert isinstance(session.failure, EngineBroke)
         await session.call(PROMPT, HUNDRED).finish()
     assert (granted(engine)[-1], session.limit) == (58, None)
+
+
+async def test_a_refused_conversation_is_the_engines_failure() -> None:
+    class Refusing(ScriptedEngine):
+        @override
+        async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
+            raise ValueError("the template refuses")
+
+    session = Session(Refusing([]))
+    with pytest.raises(ValueError, match="the template refuses") as raised:
+        await session.render([])
+    assert session.failure is raised.value
+
+
+async def test_a_strategys_own_error_is_not_the_engines() -> None:
+    class Faulty(Talk):
+        @override
+        async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
+            async for event in super().run(task, engine):
+                yield event
+                raise ZeroDivisionError
+
+    session = Session(ScriptedEngine(["a b"]))
+    with pytest.raises(ZeroDivisionError):
+        await play(Faulty(), task_of(), session)
+    assert session.failure is None
 
 
 # Leaving.
 
 
-async def test_cancelling_the_consumer_stops_every_branch() -> None:
-    engine = ScriptedEngine([Reply("a b", hold_at=1, late="x"), Reply("c d", hold_at=1), "f"])
+@pytest.mark.parametrize("hasty", [False, True])
+async def test_cancelling_the_consumer_stops_every_branch(hasty: bool) -> None:
+    first = Reply("a b", hold_at=1, late="x", hasty=hasty)
+    engine = ScriptedEngine([first, Reply("c d", hold_at=1, hasty=hasty), "f"])
     async with Session(engine, max_tokens=60) as session:
         consuming = asyncio.create_task(session.sample(PROMPT, [HUNDRED] * 2).finish())
         await engine.until_held(2)
@@ -421,9 +458,10 @@ class SlowToStop(ScriptedEngine):
 
 async def test_a_second_cancellation_does_not_leave_branches_behind() -> None:
     engine = SlowToStop()
+    told: list[Call] = []
 
     async def request() -> None:
-        async with Session(engine) as session:
+        async with Session(engine, on_call=told.append) as session:
             await session.call(PROMPT, HUNDRED).finish()
 
     consuming = asyncio.create_task(request())
@@ -436,7 +474,7 @@ async def test_a_second_cancellation_does_not_leave_branches_behind() -> None:
     engine.may_stop.set()
     with pytest.raises(asyncio.CancelledError):
         await consuming
-    assert engine.running == set()
+    assert (engine.running, len(told)) == (set(), 1)
 
 
 async def test_leaving_the_session_ends_a_call_that_nobody_reads_on() -> None:

@@ -278,6 +278,20 @@ async def test_the_budget_ends_it_with_the_last_answer(budget: int, answer: str,
     assert (outcome.answer, outcome.finish_reason, session.limit) == (answer, finish_reason, "budget")
 
 
+async def test_each_check_may_change_what_is_kept() -> None:
+    """The budget ends the second revision; by then the first one has been checked and is better than the draft."""
+    engine = ScriptedEngine([sure("d e f", -1), "", sure("r s t", -9), "1. met", "never"])
+    outcome = await play(strategy(rounds=2, criteria=TWO), task_of(), Session(engine, max_tokens=8))
+    assert (kinds(engine), outcome.answer, outcome.finish_reason) == ("dcrc", "r s t", "stop")
+
+
+async def test_keep_last_gives_the_newest_that_the_budget_allows() -> None:
+    engine = ScriptedEngine([sure("d e f", -1), "1. met", sure("r s t", -9), "never"])
+    session = Session(engine, max_tokens=8)
+    outcome = await play(strategy(rounds=2, criteria=TWO, keep="last"), task_of(), session)
+    assert (kinds(engine), outcome.answer, outcome.finish_reason) == ("dcr", "r s t", "stop")
+
+
 async def test_an_unchecked_revision_does_not_replace_a_checked_draft() -> None:
     engine = ScriptedEngine([sure("d e f", -9), "1. met", sure("r s t", -1)])
     outcome = await play(strategy(criteria=TWO), task_of(), Session(engine, max_tokens=8))
