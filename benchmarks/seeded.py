@@ -47,7 +47,7 @@ class Settings:
     temperature: float = 0.8
     flags: EngineFlags = field(default_factory=lambda: EngineFlags(kv_cache_gib=4.0))
     versions: dict[str, str] = field(default_factory=machine.versions)
-    source: str = field(default_factory=machine.source)
+    code: str = field(default_factory=machine.measured_code)
 
 
 async def bodies(settings: Settings, server: Server, salt: str) -> list[dict[str, Any]]:

@@ -1,14 +1,16 @@
 import random
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from rich.progress import Progress
 
 from benchmarks.journal import Journal
 from benchmarks.load import LoadError
-from benchmarks.overhead import Overhead, Settings, balanced, expect, quick_settings
+from benchmarks.overhead import Overhead, Settings, Step, balanced, expect, measure, quick_settings
 from benchmarks.overhead_report import OverheadReport
 
 
@@ -88,6 +90,37 @@ def test_a_count_that_is_off_ends_the_measurement() -> None:
     expect(3, 3)
     with pytest.raises(LoadError, match="2 where 3"):
         expect(2, 3)
+
+
+async def test_a_measurement_that_was_cut_off_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, made, broken = tmp_path / "overhead.json", [], ["b"]
+
+    async def take(key: str) -> str:
+        made.append(key)
+        if key in broken:
+            raise LoadError("the server has gone")
+        return key.upper()
+
+    async def nothing(*_: object) -> None:
+        return
+
+    monkeypatch.setattr(Overhead, "steps", lambda _: (Step(key, partial(take, key)) for key in "abc"))
+    monkeypatch.setattr(Overhead, "warm_up", nothing)
+    monkeypatch.setattr("benchmarks.servers.settled", nothing)
+
+    async def run() -> Journal:
+        settings = quick_settings(1)
+        journal = Journal.open(path, asdict(settings))
+        await measure(journal, settings, Mock(), Mock(), Progress(disable=True))
+        return journal
+
+    with pytest.raises(LoadError):
+        await run()
+    broken.clear()
+    journal = await run()
+    assert made == ["a", "b", "b", "c"]
+    assert journal.entries == {"a": "A", "b": "B", "c": "C"}
+    assert journal.complete
 
 
 def test_the_report_says_what_misses_its_aim(journal: Journal, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Reply:
     late: str = ""
     """What the engine still says when it has been told to stop."""
     hasty: bool = False
-    """`stop` returns at once, before the branch has ended."""
+    """`stop` returns at once, and the branch takes its time to end."""
     silent: bool = False
     """Ends without a single piece, as a branch that is stopped before it starts."""
 
@@ -190,6 +190,8 @@ class ScriptedStream:
             if reply.hold_at == position and not self._stopping.is_set():
                 await self._engine.hold(self._request.number, self._stopping)
             if self._stopping.is_set():
+                for _ in range(20 * reply.hasty):
+                    await asyncio.sleep(0)
                 for word in tokens_of(reply.late):
                     yield self._piece(word, None)
                 yield Piece("", finish_reason="abort", cached_tokens=reply.cached_tokens)
