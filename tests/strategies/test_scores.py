@@ -93,6 +93,13 @@ def test_self_certainty_is_finite_where_rounding_leaves_nothing(logprob: float) 
     assert score > SelfCertainty().token({0: Entry(math.log(0.99))}, 0, 1000)
 
 
+def test_self_certainty_counts_forbidden_tokens_among_the_unseen() -> None:
+    """A grammar leaves minus infinity at them."""
+    seen: TokenLogprobs = {7: Entry(math.log(0.5)), 8: Entry(math.log(0.25))}
+    forbidden: TokenLogprobs = {**seen, 9: Entry(-math.inf)}
+    assert SelfCertainty().token(forbidden, 7, 4) == SelfCertainty().token(seen, 7, 4)
+
+
 def test_mean_logprob_takes_the_sampled_token() -> None:
     seen: TokenLogprobs = {1: Entry(-0.25), 2: Entry(-2.0)}
     assert MeanLogprob().token(seen, 2, 1000) == -2.0
