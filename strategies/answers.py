@@ -31,8 +31,9 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
     if kind == "text":
         return normalise(text)
     if kind == "choice":
-        letters = _CHOICE.findall(text)
-        return letters[-1].upper() if letters else normalise(text)
+        marked = _CHOICE.search(_MARKED.findall(text)[-1]) if _MARKED.search(text) else None
+        letters = [marked[1]] if marked else _CHOICE.findall(text)
+        return str(letters[-1]) if letters else normalise(text)
     if kind == "auto" and (canonical := _canonical_json(text)) is not None:
         return canonical
     if (boxed := _last_boxed(text)) is not None:

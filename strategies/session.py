@@ -238,6 +238,7 @@ class Session:
         self._timer: asyncio.TimerHandle | None = None
         self._expiry: asyncio.Task[None] | None = None
         self._open: set[Call] = set()
+        self._left = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -271,6 +272,8 @@ class Session:
 
     def reserve(self, call: Call, prompt: Prompt, samplings: Sequence[Sampling]) -> list[tuple[Sampling, bool]]:
         """Takes a call's tokens out of the budget before it starts; says of each branch whether it was cut."""
+        if self._left:
+            raise RuntimeError("the session is over: no further call may start")
         if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
             raise self._exhausted("deadline")
         room = self.capabilities.max_model_len - len(prompt)
@@ -302,7 +305,7 @@ class Session:
         self._open.discard(call)
         if self._tokens_left is not None:
             self._tokens_left += unused
-        if cut:
+        if cut and self.limit is None:
             self.limit = "budget"
         self._on_call(call)
 
@@ -316,6 +319,7 @@ class Session:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._left = True
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*(call.close() for call in list(self._open)))

@@ -41,7 +41,7 @@ def guarded_server(tiny_model: Path) -> Iterator[Server]:
         "--max-prompt-tokens": MAX_PROMPT_TOKENS,
         "--max-concurrent-runs": 1,
         "--max-queued-runs": 0,
-        "--heartbeat-seconds": 0.02,
+        "--heartbeat-seconds": 0.01,
         "--log-format": "json",
     }
     given = [str(part) for flag in flags.items() for part in flag]

@@ -51,7 +51,10 @@ class Draft:
 
 
 class SelfRefine(Strategy):
-    """Draft, criticise, revise, in one growing conversation: each call's prompt begins with the one before."""
+    """Draft, criticise, revise, in one growing conversation: without tools each call's prompt begins with the one before.
+
+    A critique is asked for without the tools, which stand at the front of a prompt.
+    """
 
     name = "self_refine"
     summary = "Drafts an answer, criticises it, criterion by criterion if criteria are given, and revises it."
