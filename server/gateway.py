@@ -54,11 +54,11 @@ class Gateway:
         if self.plan(model, spec) is not None:
             raise ApiError(400, "this route takes no strategy; use /v1/chat/completions or /v1/responses", "strategy")
 
-    def run_of(self, plan: Plan) -> Callable[[Callable[[Event], None]], StrategyRun]:
+    def run_of(self, plan: Plan, include_reasoning: bool) -> Callable[[Callable[[Event], None]], StrategyRun]:
         """Makes a run of a plan from the sink for its thoughts and notes."""
 
         def make(sink: Callable[[Event], None]) -> StrategyRun:
-            return StrategyRun(plan, sink, self.settings)
+            return StrategyRun(plan, sink, self.settings, self.limiter, include_reasoning)
 
         return make
 

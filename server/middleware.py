@@ -49,16 +49,17 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets requests with a key pass."""
-        if scope["type"] == "http" and scope["path"] != "/health" and not self._allows(Headers(scope=scope)):
+        if scope["type"] == "http" and scope["path"] != "/health" and not self._allows(scope):
             error = ApiError(401, "a valid API key is needed: Authorization: Bearer KEY")
             return await error.response()(scope, receive, send)
         await self.app(scope, receive, send)
 
-    def _allows(self, headers: Headers) -> bool:
-        scheme, _, given = headers.get("Authorization", "").partition(" ")
+    def _allows(self, scope: Scope) -> bool:
+        # Bytes as they came: a key need not be ASCII.
+        scheme, _, given = dict(scope["headers"]).get(b"authorization", b"").partition(b" ")
         # All keys are compared, each in constant time: neither a key's bytes nor its place leak through the clock.
-        matches = [hmac.compare_digest(given.strip().encode(), key) for key in self._keys]
-        return scheme.lower() == "bearer" and any(matches)
+        matches = [hmac.compare_digest(given.strip(), key) for key in self._keys]
+        return scheme.lower() == b"bearer" and any(matches)
 
 
 class BodyLimitMiddleware:

@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
+from server.limits import RunLimiter
 from server.resolve import Plan
 from server.settings import Settings
 from server.telemetry import RunTelemetry
@@ -21,14 +23,25 @@ class StrategyRun:
         plan: what was asked for.
         sink: takes every thought and note, at once.
         settings: the operator's bounds on a run.
+        limiter: where the run queues for its turn.
+        include_reasoning: whether the client wants to see the model's thoughts; else notes hold numbers only.
     """
 
-    def __init__(self, plan: Plan, sink: Callable[[Event], None], settings: Settings) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Callable[[Event], None],
+        settings: Settings,
+        limiter: RunLimiter,
+        include_reasoning: bool = True,
+    ) -> None:
         self.plan = plan
         self.notes: list[Note] = []
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the request is known to be runnable; holds the error if it is not."""
         self._sink = sink
+        self._limiter = limiter
+        self._include_reasoning = include_reasoning
         self._max_prompt_tokens = settings.max_prompt_tokens
         self._budget = Budget(
             max_tokens=_least(plan.budget.max_tokens, settings.max_run_tokens),
@@ -50,36 +63,50 @@ class StrategyRun:
 
         Raises:
             InvalidTask: the strategy cannot serve this request; before any engine call.
+            ApiError: 429, too many runs wait already.
         """
-        try:
+        telemetry = self._telemetry or RunTelemetry(self.plan.name, None)
+        with telemetry.observe(self), self._telling_ready():
             self._check_length(task)
             self.plan.strategy.check(task)
+            async with self._limiter.slot(accepted=lambda: self.ready.set_result(None)):
+                self._session = session = Session(
+                    engine,
+                    max_tokens=self._budget.max_tokens,
+                    max_seconds=self._budget.max_seconds,
+                    adapter=adapter,
+                    decode=self.plan.decode,
+                    on_call=telemetry.call,
+                )
+                with self._blaming(session):
+                    async with session, aclosing(run(self.plan.strategy, task, session)) as events:  # type: ignore[type-var]
+                        async for event in events:
+                            telemetry.event(event)
+                            if isinstance(event, Answer):
+                                self._visible_tokens += len(event.piece.token_ids)
+                                yield event.piece
+                            else:
+                                self._tell(event)
+                self._seconds = time.monotonic() - self._began
+
+    def _tell(self, event: Thought | Note) -> None:
+        if isinstance(event, Note):
+            event = event if self._include_reasoning else without_text(event)
+            self.notes.append(event)
+        elif not self._include_reasoning:
+            return
+        self._sink(event)
+
+    @contextmanager
+    def _telling_ready(self) -> Iterator[None]:
+        """Lets whoever waits for `ready` know of an error before it."""
+        try:
+            yield
         except Exception as error:
-            self.ready.set_exception(error)
-            self.ready.exception()  # Marked as seen: whoever does not stream gets it from this very raise.
+            if not self.ready.done():
+                self.ready.set_exception(error)
+                self.ready.exception()  # Marked as seen: whoever does not stream gets it from this very raise.
             raise
-        self.ready.set_result(None)
-        telemetry = self._telemetry or RunTelemetry(self.plan.name, None)
-        self._session = session = Session(
-            engine,
-            max_tokens=self._budget.max_tokens,
-            max_seconds=self._budget.max_seconds,
-            adapter=adapter,
-            decode=self.plan.decode,
-            on_call=telemetry.call,
-        )
-        with telemetry.observe(self), self._blaming(session):
-            async with session, aclosing(run(self.plan.strategy, task, session)) as events:  # type: ignore[type-var]
-                async for event in events:
-                    telemetry.event(event)
-                    if isinstance(event, Answer):
-                        self._visible_tokens += len(event.piece.token_ids)
-                        yield event.piece
-                    else:
-                        if isinstance(event, Note):
-                            self.notes.append(event)
-                        self._sink(event)
-            self._seconds = time.monotonic() - self._began
 
     @contextmanager
     def _blaming(self, session: Session) -> Iterator[None]:
@@ -151,6 +178,13 @@ class StrategyRun:
             },
             "notes": [note_object(note) for note in self.notes],
         }
+
+
+def without_text(note: Note) -> Note:
+    """A note without what the model wrote."""
+    numbers = {name: value for name, value in note.data.items() if isinstance(value, bool | int | float)}
+    keep = {"reason": note.data["reason"]} if "reason" in note.data else {}
+    return replace(note, text="", data={**numbers, **keep})
 
 
 def note_object(note: Note) -> dict[str, Any]:

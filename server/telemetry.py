@@ -11,6 +11,7 @@ from opentelemetry import trace
 from opentelemetry.propagate import extract, inject
 from prometheus_client import Counter, Gauge, Histogram
 
+from server.errors import ApiError
 from strategies.base import Answer, Event, InvalidTask, Thought
 from strategies.session import Call
 
@@ -92,8 +93,12 @@ class RunTelemetry:
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "cancelled"
             raise
-        except InvalidTask:
+        except (InvalidTask, ApiError):
             outcome = "refused"
+            raise
+        except Exception as error:
+            self._span.record_exception(error)
+            self._span.set_status(trace.StatusCode.ERROR, str(error))
             raise
         finally:
             RUNNING.labels(self._strategy).dec()

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, ParamSpec
 
 from fastapi import FastAPI, Response
@@ -20,8 +21,15 @@ from vllm.entrypoints.openai.chat_completion.protocol import (
 from vllm.entrypoints.openai.completion import api_router as completion_api
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses import api_router as responses_api
-from vllm.entrypoints.openai.responses.protocol import ResponsesRequest, ResponsesResponse
+from vllm.entrypoints.openai.responses.protocol import (
+    InputTokensDetails,
+    OutputTokensDetails,
+    ResponsesRequest,
+    ResponsesResponse,
+    ResponseUsage,
+)
 from vllm.entrypoints.openai.responses.utils import construct_tool_dicts, should_continue_final_message
+from vllm.entrypoints.serve import create_error_response
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.instrumentator.metrics import attach_router as attach_metrics
@@ -44,6 +52,9 @@ __all__ = [
     "EngineClient",
     "EngineDeadError",
     "ErrorResponse",
+    "InputTokensDetails",
+    "OutputTokensDetails",
+    "ResponseUsage",
     "ResponsesRequest",
     "ResponsesResponse",
     "add_vllm_error_handlers",
@@ -51,6 +62,7 @@ __all__ = [
     "attach_metrics",
     "capabilities",
     "construct_tool_dicts",
+    "error_response",
     "lifespan",
     "listed_models",
     "mount_state",
@@ -77,6 +89,13 @@ def with_cancellation(handler: Callable[P, Awaitable[Response]]) -> Callable[P, 
     """Cancels a handler, whose second argument is the raw request, when its client disconnects."""
     wrapped: Callable[P, Awaitable[Response]] = _with_cancellation(handler)  # type: ignore[no-untyped-call]
     return wrapped
+
+
+def error_response(error: Exception) -> ErrorResponse:
+    """OpenAI's envelope for an error, with the status that vLLM gives it."""
+    if isinstance(error, EngineDeadError):
+        return create_error_response(str(error), "ServiceUnavailableError", HTTPStatus.SERVICE_UNAVAILABLE)
+    return create_error_response(error)
 
 
 @contextmanager

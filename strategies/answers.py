@@ -1,7 +1,7 @@
 r"""Final answers: what an answer's text comes down to, and whether two of them say the same.
 
 The rule, for kind `auto`:
-1. Text that is a JSON document is compared by value.
+1. Text that is JSON, tool calls too, is compared by value.
 2. Text whose last line (or last \boxed{}) holds a number or a LaTeX expression is compared by that, with math-verify.
 3. Any other text is compared whole, without case, punctuation at its ends and runs of white space.
 """
@@ -31,9 +31,8 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
     if kind == "text":
         return normalise(text)
     if kind == "choice":
-        marked = _CHOICE.search(_MARKED.findall(text)[-1]) if _MARKED.search(text) else None
-        letters = [marked[1]] if marked else _CHOICE.findall(text)
-        return str(letters[-1]) if letters else normalise(text)
+        letters = _CHOICE.findall((_MARKED.findall(text) or [""])[-1])[:1] or _CHOICE.findall(text)[-1:]
+        return letters[0].upper() if letters else normalise(text)
     if kind == "auto" and (canonical := _canonical_json(text)) is not None:
         return canonical
     if (boxed := _last_boxed(text)) is not None:
@@ -79,12 +78,25 @@ def normalise(text: str) -> str:
 
 
 def _canonical_json(text: str) -> str | None:
+    """JSON documents by value, one or several, also between the tags that models put around tool calls."""
+    text = _TAG.sub(" ", text).strip()
     if not text.startswith(("{", "[")):
         return None
+    decoder, documents = json.JSONDecoder(parse_float=_parse_float), list[str]()
     try:
-        return json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+        while text:
+            document, end = decoder.raw_decode(text)
+            documents.append(json.dumps(document, sort_keys=True, separators=(",", ":")))
+            text = text[end:].lstrip(" \n,;")
     except (ValueError, RecursionError):
         return None
+    return "\n".join(documents)
+
+
+def _parse_float(text: str) -> int | float:
+    """1.0 is 1."""
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def _last_boxed(text: str) -> str | None:
@@ -156,5 +168,6 @@ _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?%?"
 _EXPRESSION = re.compile(
     rf"\$\$(.+?)\$\$|\$([^$\d][^$]*|\d[^$=+*^\\]*[=+*^\\][^$]*)\$|\\\(((?:(?!\\\().)+?)\\\)|\\\[((?:(?!\\\[).)+?)\\\]|({_NUMBER})"
 )
+_TAG = re.compile(r"</?[A-Za-z_|]{1,32}>")
 _MARKED = re.compile(r"(?:answer\s*(?:is|:|=)|####)\s*([^\n]+)", re.IGNORECASE)
 _CHOICE = re.compile(r"(?<![A-Za-z])\(?([A-Z])\)?(?![A-Za-z'])")

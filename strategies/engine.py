@@ -133,6 +133,10 @@ class Capabilities:
     vocab_size: int
 
 
+class PromptTooLong(ValueError):
+    """A rendered conversation is longer than what the model takes."""
+
+
 class Stream(Protocol):
     """One running branch. Iterate it to its end, also after `stop`: the last piece then says `abort`."""
 
@@ -151,7 +155,7 @@ class Engine(Protocol):
         ...
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
-        """Chat template and tokenizer. Raises ValueError on messages that the template refuses."""
+        """Chat template and tokenizer. Raises PromptTooLong, or ValueError on messages that the template refuses."""
         ...
 
     def generate(self, prompt: Prompt, sampling: Sampling, adapter: Any = None) -> Stream:

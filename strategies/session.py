@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from strategies.base import Answer, Event, Note, Strategy, Task
 from strategies.engine import (
@@ -18,12 +18,14 @@ from strategies.engine import (
     Message,
     Piece,
     Prompt,
+    PromptTooLong,
     Sampling,
     Stream,
     TokenLogprobs,
     Tool,
 )
 
+T = TypeVar("T")
 Limit = Literal["budget", "deadline", "context"]
 """budget: tokens; deadline: seconds; context: the model takes no longer prompt."""
 
@@ -166,7 +168,8 @@ class Call:
     async def _pump(self, index: int, branch: _Branch) -> None:
         try:
             async for piece in branch.stream:
-                if branch.last is None:
+                # As vLLM counts it: with the first token, not for a branch that was cut while its prompt was computed.
+                if piece.token_ids and not branch.token_ids:
                     self._count_prompt(piece)
                 self._session.usage.completion_tokens += len(piece.token_ids)
                 piece = replace(piece, branch=index)
@@ -246,9 +249,11 @@ class Session:
         return self.engine.capabilities
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
-        """Token ids of a conversation, ready to be answered."""
+        """Token ids of a conversation, ready to be answered. Raises Exhausted if the model takes none so long."""
         try:
             return await self.engine.render(messages, tools)
+        except PromptTooLong:
+            raise self._exhausted("context") from None
         except Exception as error:
             self.failure = error
             raise
@@ -265,6 +270,14 @@ class Session:
         call = Call(self, prompt, [self._decode(sampling) for sampling in samplings], self._adapter)
         call.role = role
         return call
+
+    async def bounded(self, work: Awaitable[T]) -> T:
+        """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                return await work
+        except TimeoutError:
+            raise self._exhausted("deadline") from None
 
     def keep(self, generation: Generation) -> None:
         """Names the best answer so far: what the client gets if a limit ends the run."""

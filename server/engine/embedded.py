@@ -2,21 +2,21 @@
 
 import asyncio
 import copy
-import itertools
+import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import GenerationError
+from vllm.exceptions import GenerationError, VLLMValidationError
 from vllm.outputs import RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from strategies.engine import Capabilities, FinishReason, Message, Piece, Prompt, Sampling, Tool
+from strategies.engine import Capabilities, FinishReason, Message, Piece, Prompt, PromptTooLong, Sampling, Tool
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -42,6 +42,8 @@ _COPIED = (
     "spaces_between_special_tokens",
     "thinking_token_budget",
 )
+_LENGTH_PARAMETERS = ("input_tokens", "input_text")
+"""What vLLM calls the culprit when a prompt is too long."""
 _OURS_ALONE = ("repetition_detection", "watermarking", "skip_reading_prefix_cache")
 
 
@@ -64,7 +66,6 @@ class CallOptions:
     priority: int = 0
     session_id: str | None = None
     trace_headers: Mapping[str, str] | None = None
-    numbers: Any = field(default_factory=itertools.count)
 
 
 def sampling_from_vllm(params: SamplingParams, reasoning: Mapping[str, Any]) -> Sampling:
@@ -131,7 +132,7 @@ class EmbeddedEngine:
         self.capabilities = capabilities(client)
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
-        """Applies the chat template as vLLM does for the request itself. Raises ValueError if it refuses."""
+        """Applies the chat template as vLLM does for the request itself."""
         choice = "auto" if tools and self._renderer.enable_auto_tools else "none"
         request = self._options.template.model_copy(
             update={
@@ -140,7 +141,12 @@ class EmbeddedEngine:
                 "tool_choice": choice,
             }
         )
-        rendered = await self._renderer.render_chat(request)
+        try:
+            rendered = await self._renderer.render_chat(request)
+        except VLLMValidationError as error:
+            if error.parameter in _LENGTH_PARAMETERS:
+                raise PromptTooLong(str(error)) from error
+            raise
         if isinstance(rendered, ErrorResponse):
             raise ValueError(rendered.error.message)
         return prompt_from_vllm(rendered[1][0])
@@ -161,7 +167,8 @@ class EmbeddedStream:
         self._sampling = sampling
         self._adapter = adapter
         self._options = options
-        self._id = f"{options.request_id}-{next(options.numbers)}"
+        # Never a client's alone: aborting by an id that another request has too would end that one with it.
+        self._id = f"{options.request_id}-{uuid.uuid4().hex}"
         self._running = False
         self._stopped = False
         self._ended = asyncio.Event()

@@ -44,18 +44,17 @@ async def chat_completions(request: ChatCompletionRequest, raw_request: Request)
 @with_cancellation
 async def _whole(request: ChatCompletionRequest, raw_request: Request, gateway: Gateway, plan: Plan) -> Response:
     transcript = Transcript()
-    run = gateway.run_of(plan)(transcript)
-    async with gateway.limiter.slot():
-        try:
-            serving = await _serving(gateway, run, request, raw_request)
-            response = await serving.create_chat_completion(request, raw_request)
-        finally:
-            await run.close()
+    run = gateway.run_of(plan, request.include_reasoning)(transcript)
+    try:
+        serving = await _serving(gateway, run, request, raw_request)
+        response = await serving.create_chat_completion(request, raw_request)
+    finally:
+        await run.close()
     if isinstance(response, ErrorResponse):
         return JSONResponse(response.model_dump(), response.error.code)
     body = response.model_dump()
     message = body["choices"][0]["message"]
-    thoughts = [transcript.text() if request.include_reasoning else None, message.get("reasoning")]
+    thoughts = [transcript.text(), message.get("reasoning")]
     message["reasoning"] = "\n\n".join(filter(None, thoughts)) or None
     body["model"] = plan.alias or body["model"]
     body["usage"] = run.chat_usage(_answer_reasoning(body.get("usage")))
@@ -65,15 +64,16 @@ async def _whole(request: ChatCompletionRequest, raw_request: Request, gateway: 
 
 async def _streamed(gateway: Gateway, plan: Plan, request: ChatCompletionRequest, raw_request: Request) -> Response:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(gateway.limiter.slot())
-        merged: Merged[str] = Merged(gateway.run_of(plan), gateway.settings.heartbeat_seconds)
+        merged: Merged[str] = Merged(
+            gateway.run_of(plan, request.include_reasoning), gateway.settings.heartbeat_seconds
+        )
         stack.push_async_callback(merged.close)
         serving = await _serving(gateway, merged.run, request, raw_request)
         rendered = await serving.create_chat_completion(request, raw_request)
         if isinstance(rendered, ErrorResponse):
             return JSONResponse(rendered.model_dump(), rendered.error.code)
         await merged.start(rendered)
-        chunks = _ChunkWriter(merged.run, plan, request, raw_request.state.request_metadata.request_id)
+        chunks = _ChunkWriter(merged.run, plan, raw_request.state.request_metadata.request_id)
         held = stack.pop_all()
     return StreamingResponse(_write(merged, chunks, held), media_type="text/event-stream")
 
@@ -95,6 +95,9 @@ async def _serving(gateway: Gateway, run: StrategyRun, request: ChatCompletionRe
     template = request.model_copy(
         update={
             "messages": [],
+            # A prompt is too long where no token fits behind it, not where this answer's would not.
+            "max_tokens": None,
+            "max_completion_tokens": None,
             "stream": False,
             "response_format": None,
             "structured_outputs": None,
@@ -117,9 +120,8 @@ async def _serving(gateway: Gateway, run: StrategyRun, request: ChatCompletionRe
 class _ChunkWriter:
     """Writes chunks of one stream: thoughts and notes as they are, vLLM's own with what is known beside them."""
 
-    def __init__(self, run: StrategyRun, plan: Plan, request: ChatCompletionRequest, completion_id: str) -> None:
+    def __init__(self, run: StrategyRun, plan: Plan, completion_id: str) -> None:
         self._run = run
-        self._include_reasoning = request.include_reasoning
         self._base = {
             "id": completion_id,
             "object": "chat.completion.chunk",
@@ -133,8 +135,6 @@ class _ChunkWriter:
 
     def event(self, event: Event) -> str:
         """A thought, or a note, as a chunk of its own."""
-        if isinstance(event, Thought) and not self._include_reasoning:
-            return HEARTBEAT
         delta: dict[str, Any] = {} if self._role_sent else {"role": "assistant", "content": ""}
         self._role_sent = True
         if isinstance(event, Thought):

@@ -4,6 +4,7 @@ The thoughts of a strategy are one reasoning item before vLLM's own output items
 """
 
 import json
+import logging
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -19,9 +20,14 @@ from server.streaming import HEARTBEAT, Merged, Rendered
 from server.vllm_api import (
     ChatCompletionRequest,
     ErrorResponse,
+    InputTokensDetails,
+    OutputTokensDetails,
     ResponsesRequest,
+    ResponsesResponse,
+    ResponseUsage,
     answered_by,
     construct_tool_dicts,
+    error_response,
     plain_responses,
     should_continue_final_message,
     validate_json_request,
@@ -30,6 +36,7 @@ from server.vllm_api import (
 from strategies.base import Event, Thought
 
 router = APIRouter()
+logger = logging.getLogger("redraft.responses")
 
 
 @router.post("/v1/responses", dependencies=[Depends(validate_json_request)], response_model=None)
@@ -50,43 +57,49 @@ async def responses(request: ResponsesRequest, raw_request: Request) -> Response
 @with_cancellation
 async def _whole(request: ResponsesRequest, raw_request: Request, gateway: Gateway, plan: Plan) -> Response:
     transcript = Transcript()
-    run = gateway.run_of(plan)(transcript)
-    async with gateway.limiter.slot():
-        try:
-            response = await _serving(gateway, run, request).create_responses(request, raw_request)
-        finally:
-            await run.close()
+    run = gateway.run_of(plan, request.include_reasoning)(transcript)
+    try:
+        response = await _serving(gateway, run, request).create_responses(request, raw_request)
+    finally:
+        await run.close()
     if isinstance(response, ErrorResponse):
         return JSONResponse(response.model_dump(mode="json", by_alias=True), response.error.code)
+    _complete(response, run, plan)
     body = response.model_dump(mode="json", by_alias=True)
-    thoughts = transcript.text() if request.include_reasoning else None
-    items = [] if thoughts is None else [_reasoning_item(_item_id(), thoughts)]
-    return JSONResponse(_completed(body, run, plan, items))
+    if (thoughts := transcript.text()) is not None:
+        body["output"].insert(0, _reasoning_item(_item_id(), thoughts))
+    return JSONResponse(body)
 
 
 async def _streamed(gateway: Gateway, plan: Plan, request: ResponsesRequest, raw_request: Request) -> Response:
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(gateway.limiter.slot())
-        merged: Merged[Any] = Merged(gateway.run_of(plan), gateway.settings.heartbeat_seconds)
+        merged: Merged[Any] = Merged(
+            gateway.run_of(plan, request.include_reasoning), gateway.settings.heartbeat_seconds
+        )
         stack.push_async_callback(merged.close)
         rendered = await _serving(gateway, merged.run, request).create_responses(request, raw_request)
         if isinstance(rendered, ErrorResponse):
             return JSONResponse(rendered.model_dump(mode="json", by_alias=True), rendered.error.code)
         await merged.start(rendered)
         held = stack.pop_all()
-    writer = _EventWriter(merged.run, plan, request.include_reasoning)
+    writer = _EventWriter(merged.run, plan)
     return StreamingResponse(_write(merged, writer, held), media_type="text/event-stream")
 
 
 async def _write(merged: Merged[Any], writer: "_EventWriter", held: AsyncExitStack) -> AsyncIterator[str]:
     async with held:
-        async for item in merged:
-            if item is None:
-                yield HEARTBEAT
-                continue
-            events = writer.answer(item.item) if isinstance(item, Rendered) else writer.event(item)
-            for event in events:
-                yield event
+        try:
+            async for item in merged:
+                if item is None:
+                    yield HEARTBEAT
+                    continue
+                events = writer.answer(item.item) if isinstance(item, Rendered) else writer.event(item)
+                for event in events:
+                    yield event
+        except Exception as error:
+            # The status is sent, and vLLM's own stream would just break off: the stream says what happened.
+            logger.exception("a stream of /v1/responses failed")
+            yield writer.failed(error)
 
 
 def _serving(gateway: Gateway, run: StrategyRun, request: ResponsesRequest) -> Any:
@@ -109,21 +122,22 @@ def _serving(gateway: Gateway, run: StrategyRun, request: ResponsesRequest) -> A
     )
 
 
-def _completed(body: dict[str, Any], run: StrategyRun, plan: Plan, items: list[dict[str, Any]]) -> dict[str, Any]:
-    """A finished response with the run's usage, its report, and the item of its thoughts."""
+def _complete(response: ResponsesResponse, run: StrategyRun, plan: Plan) -> None:
+    """Gives a finished response the run's usage and report. In place: the store of responses holds this very object.
+
+    The thoughts stay out of it, and so out of the next turn's prompt.
+    """
     usage = run.usage
-    own = ((body.get("usage") or {}).get("output_tokens_details") or {}).get("reasoning_tokens") or 0
-    body["model"] = plan.alias or body["model"]
-    body["output"] = [*items, *body["output"]]
-    body["usage"] = {
-        "input_tokens": usage.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "output_tokens": usage.completion_tokens,
-        "output_tokens_details": {"reasoning_tokens": run.hidden_tokens + own},
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-    }
-    body["strategy"] = run.report()
-    return body
+    own = 0 if response.usage is None else response.usage.output_tokens_details.reasoning_tokens
+    response.usage = ResponseUsage(
+        input_tokens=usage.prompt_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens, cache_write_tokens=0),
+        output_tokens=usage.completion_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=run.hidden_tokens + own),
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+    )
+    response.model = plan.alias or response.model
+    response.strategy = run.report()  # type: ignore[attr-defined]
 
 
 def _item_id() -> str:
@@ -139,10 +153,9 @@ def _reasoning_item(item_id: str, text: str | None) -> dict[str, Any]:
 class _EventWriter:
     """Writes the events of one stream: an item of reasoning for the thoughts, then vLLM's own items after it."""
 
-    def __init__(self, run: StrategyRun, plan: Plan, include_reasoning: bool) -> None:
+    def __init__(self, run: StrategyRun, plan: Plan) -> None:
         self._run = run
         self._plan = plan
-        self._include_reasoning = include_reasoning
         self._sequence = 0
         self._item_id = _item_id()
         self._transcript = Transcript()
@@ -151,9 +164,6 @@ class _EventWriter:
 
     def event(self, event: Event) -> Iterator[str]:
         """A thought or a note, as a delta of the reasoning item."""
-        if not self._include_reasoning:
-            yield HEARTBEAT
-            return
         self._transcript(event)
         at = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
         if self._items:
@@ -169,17 +179,24 @@ class _EventWriter:
 
     def answer(self, event: Any) -> Iterator[str]:
         """One of vLLM's events, moved behind the reasoning item."""
+        if isinstance(response := getattr(event, "response", None), ResponsesResponse) and response.usage is not None:
+            _complete(response, self._run, self._plan)
         body: dict[str, Any] = json.loads(event.model_dump_json(by_alias=True))
         if "output_index" in body or body.get("type") == "response.completed":
             yield from self._end_thinking()
         if "output_index" in body:
             body["output_index"] += len(self._items)
-        response = body.get("response")
-        if response is not None:
-            response["model"] = self._plan.alias or response["model"]
-            if body["type"] == "response.completed":
-                _completed(response, self._run, self._plan, self._items)
+        if "response" in body:
+            body["response"]["model"] = self._plan.alias or body["response"]["model"]
+            body["response"]["output"] = [*self._items, *body["response"]["output"]]
         yield self._sse(body)
+
+    def failed(self, error: Exception) -> str:
+        """The event that ends a stream which cannot go on."""
+        envelope = error_response(error).error
+        return self._sse(
+            {"type": "error", "code": str(envelope.code), "message": envelope.message, "param": envelope.param}
+        )
 
     def _end_thinking(self) -> Iterator[str]:
         if not self._thinking or self._items:

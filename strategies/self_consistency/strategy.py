@@ -53,7 +53,9 @@ class SelfConsistency(Strategy):
             if piece.text:
                 yield Thought(piece.text, "sample", piece.branch)
             if piece.finish_reason == "stop":
-                group = await vote.add(samples.results[piece.branch])
+                sample = samples.results[piece.branch]
+                engine.keep(vote.winner().first if vote.groups else sample)
+                group = await engine.bounded(vote.add(sample))
                 yield Note(
                     "vote",
                     f"sample {piece.branch}: {group.answer}",
@@ -67,8 +69,9 @@ class SelfConsistency(Strategy):
                     await samples.stop()
 
         if not vote.groups:
+            engine.keep(samples.results[0])
             for result in samples.results:
-                await vote.add(result)
+                await engine.bounded(vote.add(result))
         winner = vote.winner()
         shares = {group.answer: group.votes for group in vote.groups}
         yield Note("result", f"{winner.votes} of {vote.cast}: {winner.answer}", {"votes": shares})

@@ -51,9 +51,9 @@ class Draft:
 
 
 class SelfRefine(Strategy):
-    """Draft, criticise, revise, in one growing conversation: without tools each call's prompt begins with the one before.
+    """Draft, criticise, revise, in one growing conversation: each call's prompt begins with the one before.
 
-    A critique is asked for without the tools, which stand at the front of a prompt.
+    With tools it does not: a critique is asked for without them, and they stand at the front of a prompt.
     """
 
     name = "self_refine"

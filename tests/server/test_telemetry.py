@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from server.limits import RunLimiter
 from server.resolve import Plan
 from server.run import StrategyRun
 from server.settings import Settings
@@ -35,7 +36,7 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 
 def start(strategy: Strategy, engine: ScriptedEngine, **budget: Any) -> tuple[StrategyRun, AsyncIterator[Piece]]:
     plan = Plan(None, None, strategy, [], Budget(**budget))
-    run = StrategyRun(plan, lambda event: None, Settings())
+    run = StrategyRun(plan, lambda event: None, Settings(), RunLimiter(1, 0))
     headers = run.trace(HEADERS)
     assert headers is not None
     assert headers["traceparent"].split("-")[1] == TRACE
@@ -133,5 +134,5 @@ async def test_a_budget_shows_in_the_span(exporter: InMemorySpanExporter) -> Non
 
 
 async def test_without_tracing_there_are_no_headers() -> None:
-    run = StrategyRun(Plan(None, None, Direct(), [], Budget()), lambda event: None, Settings())
+    run = StrategyRun(Plan(None, None, Direct(), [], Budget()), lambda event: None, Settings(), RunLimiter(1, 0))
     assert run.trace(None) is None

@@ -7,6 +7,7 @@ import pytest
 from pydantic import ValidationError
 
 from strategies.base import InvalidTask, Note, Thought
+from strategies.engine import Sampling
 from strategies.sampling import derive_seed
 from strategies.self_consistency import SelfConsistency, SelfConsistencyParams
 from strategies.session import Call, Session
@@ -108,7 +109,7 @@ async def test_a_small_budget_leaves_fewer_samples() -> None:
 
 async def test_an_empty_budget_gives_an_empty_answer() -> None:
     session = Session(ScriptedEngine(["4"] * 9), max_tokens=1)
-    await play(strategy(1), task_of(), session)
+    await session.call(task_of().prompt, Sampling(max_tokens=1)).finish()
     outcome = await play(strategy(5), task_of(), session)
     assert (outcome.answer, outcome.finish_reason, outcome.data("stopped")) == ("", "length", [{"limit": "budget"}])
 
