@@ -114,7 +114,7 @@ class StrategyRun:
         try:
             yield
         except Exception as error:
-            if error is session.failure:
+            if any(error is failure for failure in session.failures):
                 raise
             raise RuntimeError(f"strategy {self.plan.name} failed: {error!r}") from error
 

@@ -4,7 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from server.run import StrategyRun
 from strategies.base import Event
@@ -81,3 +84,22 @@ class Merged(Generic[T]):
                 self._queue.put_nowait(Rendered(item))
         finally:
             self._queue.put_nowait(None)
+
+
+class RunResponse(StreamingResponse):
+    """A run as a stream of server-sent events, which ends with the response, however that ends.
+
+    A client that leaves before the first event, or while one is being sent, leaves nobody who would close the
+    generator of the events: the run would go on until the garbage collector finds it.
+    """
+
+    def __init__(self, events: AsyncIterator[str], merged: Merged[Any]) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._merged = merged
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the stream."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._merged.close()

@@ -180,7 +180,7 @@ class Call:
                 branch.add(Piece("", branch=index, finish_reason="abort"))
                 self._pieces.put_nowait(Piece("", branch=index, finish_reason="abort"))
         except Exception as error:
-            self._session.failure = error
+            self._session.failures.append(error)
             self._pieces.put_nowait(error)
 
     def _count_prompt(self, piece: Piece) -> None:
@@ -231,8 +231,8 @@ class Session:
         self.kept = Generation()
         self.rounds = 0
         self.limit: Limit | None = None
-        self.failure: Exception | None = None
-        """The error that the engine, not the strategy, raised."""
+        self.failures: list[Exception] = []
+        """Errors that the engine, not the strategy, raised."""
         self._adapter = adapter
         self._decode = decode
         self._on_call = on_call
@@ -255,7 +255,7 @@ class Session:
         except PromptTooLong:
             raise self._exhausted("context") from None
         except Exception as error:
-            self.failure = error
+            self.failures.append(error)
             raise
 
     def call(self, prompt: Prompt, sampling: Sampling, *, role: str = "") -> Call:

@@ -24,7 +24,7 @@ def server() -> Iterator[Server]:
     """The default model, open to everybody, with vLLM's store of responses switched on."""
     flags = ["--kv-cache-gib", "0.5", "--dtype", "float32"]
     # The grammar of JSON allows any white space, and so small a model falls for it.
-    grammar = ["--structured-outputs-config", '{"backend": "guidance", "disable_any_whitespace": true}']
+    grammar = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
     env = {"VLLM_ENABLE_RESPONSES_API_STORE": "1"}
     with running_server([*flags, "--", *grammar], model=DEFAULT_MODEL, env=env) as running:
         yield running

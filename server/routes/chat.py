@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from server.gateway import Gateway, refuse_engine_fields, refuse_fields
 from server.resolve import Plan
 from server.run import StrategyRun, Transcript, event_object
-from server.streaming import HEARTBEAT, Merged, Rendered
+from server.streaming import HEARTBEAT, Merged, Rendered, RunResponse
 from server.vllm_api import (
     ChatCompletionRequest,
     ErrorResponse,
@@ -74,20 +74,19 @@ async def _streamed(gateway: Gateway, plan: Plan, request: ChatCompletionRequest
             return JSONResponse(rendered.model_dump(), rendered.error.code)
         await merged.start(rendered)
         chunks = _ChunkWriter(merged.run, plan, raw_request.state.request_metadata.request_id)
-        held = stack.pop_all()
-    return StreamingResponse(_write(merged, chunks, held), media_type="text/event-stream")
+        stack.pop_all()
+    return RunResponse(_write(merged, chunks), merged)
 
 
-async def _write(merged: Merged[str], chunks: "_ChunkWriter", held: AsyncExitStack) -> AsyncIterator[str]:
-    async with held:
-        async for item in merged:
-            if item is None:
-                yield HEARTBEAT
-            elif isinstance(item, Rendered):
-                for line in chunks.answer(item.item):
-                    yield line
-            else:
-                yield chunks.event(item)
+async def _write(merged: Merged[str], chunks: "_ChunkWriter") -> AsyncIterator[str]:
+    async for item in merged:
+        if item is None:
+            yield HEARTBEAT
+        elif isinstance(item, Rendered):
+            for line in chunks.answer(item.item):
+                yield line
+        else:
+            yield chunks.event(item)
 
 
 async def _serving(gateway: Gateway, run: StrategyRun, request: ChatCompletionRequest, raw_request: Request) -> Any:

@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from server.gateway import Gateway, refuse_engine_fields, refuse_fields
 from server.resolve import Plan
 from server.run import StrategyRun, Transcript, event_object
-from server.streaming import HEARTBEAT, Merged, Rendered
+from server.streaming import HEARTBEAT, Merged, Rendered, RunResponse
 from server.vllm_api import (
     ChatCompletionRequest,
     ErrorResponse,
@@ -81,25 +81,23 @@ async def _streamed(gateway: Gateway, plan: Plan, request: ResponsesRequest, raw
         if isinstance(rendered, ErrorResponse):
             return JSONResponse(rendered.model_dump(mode="json", by_alias=True), rendered.error.code)
         await merged.start(rendered)
-        held = stack.pop_all()
-    writer = _EventWriter(merged.run, plan)
-    return StreamingResponse(_write(merged, writer, held), media_type="text/event-stream")
+        stack.pop_all()
+    return RunResponse(_write(merged, _EventWriter(merged.run, plan, request.include_reasoning)), merged)
 
 
-async def _write(merged: Merged[Any], writer: "_EventWriter", held: AsyncExitStack) -> AsyncIterator[str]:
-    async with held:
-        try:
-            async for item in merged:
-                if item is None:
-                    yield HEARTBEAT
-                    continue
-                events = writer.answer(item.item) if isinstance(item, Rendered) else writer.event(item)
-                for event in events:
-                    yield event
-        except Exception as error:
-            # The status is sent, and vLLM's own stream would just break off: the stream says what happened.
-            logger.exception("a stream of /v1/responses failed")
-            yield writer.failed(error)
+async def _write(merged: Merged[Any], writer: "_EventWriter") -> AsyncIterator[str]:
+    try:
+        async for item in merged:
+            if item is None:
+                yield HEARTBEAT
+                continue
+            events = writer.answer(item.item) if isinstance(item, Rendered) else writer.event(item)
+            for event in events:
+                yield event
+    except Exception as error:
+        # The status is sent, and vLLM's own stream would just break off: the stream says what happened.
+        logger.exception("a stream of /v1/responses failed")
+        yield writer.failed(error)
 
 
 def _serving(gateway: Gateway, run: StrategyRun, request: ResponsesRequest) -> Any:
@@ -153,9 +151,10 @@ def _reasoning_item(item_id: str, text: str | None) -> dict[str, Any]:
 class _EventWriter:
     """Writes the events of one stream: an item of reasoning for the thoughts, then vLLM's own items after it."""
 
-    def __init__(self, run: StrategyRun, plan: Plan) -> None:
+    def __init__(self, run: StrategyRun, plan: Plan, include_reasoning: bool) -> None:
         self._run = run
         self._plan = plan
+        self._include_reasoning = include_reasoning
         self._sequence = 0
         self._item_id = _item_id()
         self._transcript = Transcript()
@@ -166,8 +165,8 @@ class _EventWriter:
         """A thought or a note, as a delta of the reasoning item."""
         self._transcript(event)
         at = {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-        if self._items:
-            return  # A note after the answer has begun stands in the report.
+        if self._items or not self._include_reasoning:
+            return  # What comes after the answer has begun, or unasked, stands in the report.
         if not self._thinking:
             self._thinking = True
             item = _reasoning_item(self._item_id, None)

@@ -263,6 +263,8 @@ def engine_process(server: Server) -> psutil.Process:
     """vLLM's EngineCore under this server."""
     port = server.url.rpartition(":")[2]
     for child in psutil.Process().children(recursive=True):
+        if child.status() == psutil.STATUS_ZOMBIE:
+            continue
         if "EngineCore" in " ".join(child.cmdline()) and any(port in parent.cmdline() for parent in child.parents()):
             return child
     raise AssertionError("no EngineCore")

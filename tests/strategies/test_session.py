@@ -384,7 +384,7 @@ async def test_an_engine_error_stops_the_other_branches_and_propagates() -> None
             await session.sample(PROMPT, [HUNDRED] * 3).finish()
         assert engine.running == set()
         assert session.usage.completion_tokens == 2
-        assert isinstance(session.failure, EngineBroke)
+        assert isinstance(session.failures[0], EngineBroke)
         await session.call(PROMPT, HUNDRED).finish()
     assert (granted(engine)[-1], session.limit) == (58, None)
 
@@ -398,7 +398,7 @@ async def test_a_refused_conversation_is_the_engines_failure() -> None:
     session = Session(Refusing([]))
     with pytest.raises(ValueError, match="the template refuses") as raised:
         await session.render([])
-    assert session.failure is raised.value
+    assert session.failures == [raised.value]
 
 
 async def test_a_strategys_own_error_is_not_the_engines() -> None:
@@ -412,7 +412,7 @@ async def test_a_strategys_own_error_is_not_the_engines() -> None:
     session = Session(ScriptedEngine(["a b"]))
     with pytest.raises(ZeroDivisionError):
         await play(Faulty(), task_of(), session)
-    assert session.failure is None
+    assert session.failures == []
 
 
 # Leaving.
