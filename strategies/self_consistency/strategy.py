@@ -48,7 +48,7 @@ class SelfConsistency(Strategy):
             [task.sampling_for("sample", branch=i, logprobs=task.sampling.logprobs) for i in range(p.samples)],
             role="sample",
         )
-        vote = Vote(p.answer)
+        vote, stopped = Vote(p.answer), False
         async for piece in samples:
             if piece.text:
                 yield Thought(piece.text, "sample", piece.branch)
@@ -64,7 +64,8 @@ class SelfConsistency(Strategy):
                     role="sample",
                 )
                 running = sum(result.finish_reason == "abort" for result in samples.results)
-                if p.early_stop and running and vote.decided(running):
+                if p.early_stop and not stopped and running and vote.decided(running):
+                    stopped = True
                     yield Note("stop", f"decided with {running} samples still running", {"reason": "vote_decided"})
                     await samples.stop()
 

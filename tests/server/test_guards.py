@@ -147,7 +147,7 @@ def long_run(server: Server, **changes: object) -> Iterator[None]:
 def test_overload_is_a_429_that_says_when(guarded_server: Server, path: str, stream: bool) -> None:
     request = body(guarded_server, stream=stream)
     if path != CHAT:
-        request = {"model": request["model"], "input": "Hi", "stream": stream}
+        request = {"model": request["model"], "input": "Hi", "max_output_tokens": 8, "stream": stream}
     with long_run(guarded_server), guarded_server.http as http:
         response = http.post(path, json=request)
         plain = http.post(CHAT, json=body(guarded_server, model=guarded_server.model))
