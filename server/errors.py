@@ -49,6 +49,11 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
+def engine_died() -> ApiError:
+    """What every request gets once the engine is dead."""
+    return ApiError(503, "the engine has died; restart the server")
+
+
 def add_error_handlers(app: FastAPI) -> None:
     """Every error of the gateway, of a strategy and of vLLM in one envelope."""
     add_vllm_error_handlers(app)
@@ -69,4 +74,4 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(EngineDeadError)
     async def engine_dead(request: Request, error: EngineDeadError) -> JSONResponse:
-        return ApiError(503, "the engine has died; restart the server").response()
+        return engine_died().response()

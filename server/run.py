@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -134,6 +134,11 @@ class StrategyRun:
     def usage(self) -> Usage:
         """Tokens and calls so far."""
         return Usage() if self._session is None else self._session.usage
+
+    @property
+    def failures(self) -> Sequence[Exception]:
+        """Errors that the engine raised."""
+        return () if self._session is None else self._session.failures
 
     @property
     def hidden_tokens(self) -> int:

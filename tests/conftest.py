@@ -40,7 +40,7 @@ def guarded_server(tiny_model: Path) -> Iterator[Server]:
         "--max-body-bytes": MAX_BODY_BYTES,
         "--max-prompt-tokens": MAX_PROMPT_TOKENS,
         "--max-concurrent-runs": 1,
-        "--max-queued-runs": 0,
+        "--max-queued-runs": 1,
         "--heartbeat-seconds": 0.01,
         "--log-format": "json",
     }

@@ -9,12 +9,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
+from server.errors import engine_died
 from server.gateway import Gateway, refuse_engine_fields, refuse_fields
 from server.resolve import Plan
 from server.run import StrategyRun, Transcript, event_object
 from server.streaming import HEARTBEAT, Merged, Rendered, RunResponse
 from server.vllm_api import (
     ChatCompletionRequest,
+    EngineDeadError,
     ErrorResponse,
     answered_by,
     plain_chat,
@@ -154,7 +156,9 @@ class _ChunkWriter:
             yield self._empty_answer()
         if not chunk or "error" in chunk:
             self._finished = True
-            yield line
+            # vLLM calls every error in a stream a 500; a client should know that it may try elsewhere.
+            died = chunk and any(isinstance(failure, EngineDeadError) for failure in self._run.failures)
+            yield _sse(engine_died().body()) if died else line
             return
         chunk |= self._base
         for choice in chunk["choices"]:

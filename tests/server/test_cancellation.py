@@ -144,6 +144,20 @@ async def test_a_neighbour_does_not_notice(server: Server) -> None:
     await client.close()
 
 
+@pytest.mark.parametrize("name", ["direct", "self_consistency"])
+async def test_a_neighbour_with_the_same_request_id_goes_on(server: Server, name: str) -> None:
+    """Ids come from clients: whoever leaves must end no work but its own."""
+    url, headers = f"{server.url}/v1/chat/completions", {"X-Request-Id": "the-same"}
+    async with httpx.AsyncClient(headers=headers, timeout=60) as http:
+        neighbour = asyncio.create_task(http.post(url, json=body(server, RUNS[name], max_tokens=40)))
+        async with http.stream("POST", url, json=body(server, RUNS[name], stream=True)) as response:
+            pieces = response.aiter_bytes()
+            for _ in range(4):
+                await anext(pieces)
+        answer = (await neighbour).raise_for_status().json()
+    assert answer["usage"]["completion_tokens"] == 40 * answer["strategy"]["engine"]["requests"]
+
+
 async def test_leaving_as_the_stream_begins_leaves_nothing_behind(server: Server) -> None:
     """When the head of the response is sent but no event of it: nobody reads, so nobody would stop the run."""
     host, port = server.url.removeprefix("http://").split(":")

@@ -1,10 +1,11 @@
 """What an operator sets: keys, limits, heartbeats, logs; and in the end, what a dead engine looks like."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -142,13 +143,46 @@ def long_run(server: Server, **changes: object) -> Iterator[None]:
     wait_until(lambda: server.metrics().total("redraft_strategy_running") == 0, 3)
 
 
+@contextmanager
+def full_queue(server: Server) -> Iterator[Iterator[str]]:
+    """The only slot is taken and the only place in the queue too; gives the lines that the one who waits is sent."""
+    request = body(server, stream=True)
+    with long_run(server), server.http as http, http.stream("POST", CHAT, json=request) as waiting:
+        assert waiting.status_code == 200
+        lines = waiting.iter_lines()
+        assert next(lines).startswith(":")
+        yield lines
+
+
+def test_who_waits_gets_heartbeats_and_then_an_answer(guarded_server: Server) -> None:
+    with guarded_server.http as http, ExitStack() as busy:
+        busy.enter_context(long_run(guarded_server))
+        with http.stream("POST", CHAT, json=body(guarded_server, stream=True)) as waiting:
+            lines = (line for line in waiting.iter_lines() if line)
+            assert all(next(lines).startswith(":") for _ in range(20))
+            busy.close()
+            rest = list(lines)
+    assert rest[-1] == "data: [DONE]"
+    assert any('"finish_reason":"length"' in line for line in rest)
+
+
+def test_who_leaves_while_waiting_gives_the_place_back(guarded_server: Server) -> None:
+    request = body(guarded_server, stream=True)
+    with long_run(guarded_server), guarded_server.http as http:
+        for _ in range(3):
+            with http.stream("POST", CHAT, json=request) as waiting:
+                assert waiting.status_code == 200
+                next(waiting.iter_lines())
+            time.sleep(0.2)
+
+
 @pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_overload_is_a_429_that_says_when(guarded_server: Server, path: str, stream: bool) -> None:
     request = body(guarded_server, stream=stream)
     if path != CHAT:
         request = {"model": request["model"], "input": "Hi", "max_output_tokens": 8, "stream": stream}
-    with long_run(guarded_server), guarded_server.http as http:
+    with full_queue(guarded_server), guarded_server.http as http:
         response = http.post(path, json=request)
         plain = http.post(CHAT, json=body(guarded_server, model=guarded_server.model))
     assert response.status_code == 429
@@ -178,6 +212,28 @@ async def test_a_client_that_leaves_gives_its_slot_back(guarded_server: Server) 
                 wait_until, lambda: guarded_server.metrics().total("redraft_strategy_running") == 0, 3
             )
             assert (await http.post(CHAT, json=body(guarded_server), timeout=60)).status_code == 200
+
+
+OVERLONG: list[Any] = [{"role": "user", "content": "x" * 1500}]
+"""With it a draft fits the context of 2048 tokens, and the critique of the draft does not."""
+
+
+def test_a_follow_up_that_outgrows_the_context_gives_the_draft(guarded_server: Server) -> None:
+    chat = body(guarded_server, model=guarded_server.alias("self_refine"), messages=OVERLONG, max_tokens=400)
+    draft = body(guarded_server, messages=OVERLONG, max_tokens=400)
+    responses = {"model": chat["model"], "input": OVERLONG, "max_output_tokens": 400, "ignore_eos": True, "seed": 1}
+    with guarded_server.http as http:
+        whole = http.post(CHAT, json=chat).raise_for_status().json()
+        plain = http.post(CHAT, json=draft).raise_for_status().json()
+        response = http.post("/v1/responses", json=responses).raise_for_status().json()
+    stream = record(guarded_server, CHAT, chat)
+    events = record(guarded_server, "/v1/responses", responses).chunks
+    (choice,) = whole["choices"]
+    assert choice["message"]["content"] == plain["choices"][0]["message"]["content"] == stream.joined("content")
+    assert choice["finish_reason"] == "length"
+    reports = [whole["strategy"], stream.report, response["strategy"], events[-1]["response"]["strategy"]]
+    assert [report["stop_reason"] for report in reports] == ["context"] * 4
+    assert [report["engine_calls"] for report in reports] == [1] * 4
 
 
 def long_text(seed: int) -> str:
@@ -278,8 +334,15 @@ def test_a_dead_engine_is_a_503(guarded_server: Server) -> None:
         with guarded_server.http as http:
             answers[name] = http.post(CHAT, json=body(guarded_server, max_tokens=1800, **changes))
 
+    def ask_responses() -> None:
+        # A run that waits for its slot until the engine is dead, and then tells so in its stream.
+        request = {"model": guarded_server.alias("direct"), "input": "Hi", "max_output_tokens": 1800, "stream": True}
+        with guarded_server.http as http:
+            answers["responses"] = http.post("/v1/responses", json=request)
+
     threads = [
-        threading.Thread(target=ask, args=("run",)),
+        threading.Thread(target=ask, args=("run",), kwargs={"stream": True}),
+        threading.Thread(target=ask_responses),
         threading.Thread(target=ask, args=("plain",), kwargs={"model": guarded_server.model}),
         threading.Thread(target=ask, args=("stream",), kwargs={"model": guarded_server.model, "stream": True}),
     ]
@@ -291,8 +354,12 @@ def test_a_dead_engine_is_a_503(guarded_server: Server) -> None:
     for thread in threads:
         thread.join(10)
     assert time.monotonic() - began < 10
-    assert answers["run"].status_code == 503
-    assert answers["run"].json()["error"]["type"] == "ServiceUnavailableError"
+    *_, error, done = answers["run"].text.strip().split("\n\n")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == 503
+    assert done == "data: [DONE]"
+    *_, event = answers["responses"].text.strip().split("\n\n")
+    assert event.startswith("event: error\n")
+    assert json.loads(event.partition("data: ")[2])["code"] == "503"
     assert answers["plain"].status_code in (500, 503)
     assert '"error"' in answers["stream"].text
 

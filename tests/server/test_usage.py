@@ -118,6 +118,22 @@ def test_a_deadline_is_kept(server: Server, name: str) -> None:
     assert report(answer)["stop_reason"] == "deadline"
 
 
+def test_a_run_that_ends_in_its_prefill_counts_what_the_engine_counts(server: Server) -> None:
+    talk: list[Any] = [{"role": "user", "content": " ".join(f"item{number}" for number in range(700))}]
+    before = server.settled()
+    answer = server.client.chat.completions.create(
+        model=server.model,
+        messages=talk,
+        extra_body={"strategy": {"name": "best_of_n", "budget": {"max_seconds": 0.3}}},
+    )
+    spent = Spent.between(before, server.settled())
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == spent.completion == 0
+    assert answer.usage.prompt_tokens == spent.prompt == 0
+    assert report(answer)["stop_reason"] == "deadline"
+    assert answer.choices[0].finish_reason == "length"
+
+
 def test_early_stopped_samples_are_counted(server: Server) -> None:
     before = server.settled()
     answer = server.client.chat.completions.create(

@@ -53,6 +53,10 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         ('{"b": 1, "a": [1, 2]}', '{"a":[1,2],"b":1}'),
         ("\n[1,\n 2]\n", "[1,2]"),
         ('{"b": true,', '{"b": true'),
+        # Tool calls too, in the ways in which models write them.
+        ('<tool_call>\n{"name": "f", "arguments": {"a": 1.0}}\n</tool_call>', '{"arguments":{"a":1},"name":"f"}'),
+        ('[{"name": "f", "arguments": {}}]', '[{"arguments":{},"name":"f"}]'),
+        ('<tool_call>{"b": 1}</tool_call>\n<tool_call>{"c": 2}</tool_call>', '{"b":1}\n{"c":2}'),
         # Boxed, wherever it stands, with its braces.
         (r"So \boxed{42}. That is all.", "42"),
         (r"\boxed{1} or rather \boxed{\frac{1}{\sqrt{2}}}", r"\frac{1}{\sqrt{2}}"),

@@ -157,12 +157,16 @@ def test_an_answer_without_a_choice_streams_as_it_grows(stream: Recording) -> No
     assert answers[0].at < answers[-1].at
 
 
-@pytest.mark.parametrize("name", ["best_of_n", "self_refine"], indirect=True)
+@pytest.mark.parametrize("name", ["best_of_n", "self_refine", "self_consistency"], indirect=True)
 def test_thoughts_can_be_hidden(server: Server, recordings: dict[str, Recording], name: str) -> None:
     hidden = record(server, CHAT, body(server, STRATEGIES[name], include_reasoning=False))
     assert hidden.joined("reasoning") == ""
     assert not hidden.of_event("thought")
-    assert hidden.of_event("note")
+    notes = [line.data["strategy"]["note"] for line in hidden.of_event("note")]
+    assert notes
+    assert not any(note["text"] for note in notes + hidden.report["notes"])
+    words = [value for note in notes for key, value in note.items() if key not in ("kind", "role", "reason")]
+    assert not any(isinstance(value, str) and value for value in words)
     assert hidden.deltas[0]["role"] == "assistant"
     assert hidden.joined("content") == recordings[name].joined("content")
     with server.http as http:

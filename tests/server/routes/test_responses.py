@@ -214,7 +214,13 @@ def test_a_json_schema_is_kept(server: Server, name: str) -> None:
 @pytest.mark.parametrize("name", ["direct", "self_refine"])
 def test_a_stored_response_is_found_and_continued(server: Server, name: str) -> None:
     first = ask(server, name, store=True, input="My name is Ada.")
-    assert server.client.responses.retrieve(first.id).id == first.id
+    stored = server.client.responses.retrieve(first.id)
+    assert stored.id == first.id
+    assert stored.usage == first.usage
+    assert stored.model == first.model
+    # Times and tokens of the run, but not its thoughts: those would be part of the next turn's prompt.
+    assert (stored.model_extra or {})["strategy"] == (first.model_extra or {})["strategy"]
+    assert [item.type for item in stored.output] == ["message"]
     second = ask(server, name, previous_response_id=first.id, input="What is my name?")
     assert second.previous_response_id == first.id
     assert second.output_text

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from strategies.base import InvalidTask, Note, Thought
 from strategies.engine import Sampling
 from strategies.sampling import derive_seed
-from strategies.self_consistency import SelfConsistency, SelfConsistencyParams
+from strategies.self_consistency import SelfConsistency, SelfConsistencyParams, vote
 from strategies.session import Call, Session
 from tests.strategies.scripted import Clock, EngineBroke, Reply, ScriptedEngine, play, task_of
 
@@ -133,6 +133,19 @@ async def test_a_deadline_before_any_end_leaves_it_to_all(clock: Clock) -> None:
     await clock.advance(5)
     outcome = await playing
     assert (outcome.answer, outcome.finish_reason, session.limit) == ("is 7", "abort", "deadline")
+
+
+async def test_a_deadline_ends_the_comparing_of_answers_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging hostile expressions may take longer than all the generation."""
+
+    async def forever(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(vote, "find_same", forever)
+    session = Session(ScriptedEngine(["it is 5", "it is 4"]), max_seconds=0.2)
+    outcome = await play(strategy(2), task_of(), session)
+    assert outcome.answer in ("it is 5", "it is 4")
+    assert session.limit == "deadline"
 
 
 async def test_an_engine_error_ends_the_vote() -> None:
