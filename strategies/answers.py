@@ -30,11 +30,12 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
     text = text.strip()
     if kind == "text":
         return normalise(text)
-    if kind == "choice":
-        letters = _CHOICE.findall((_MARKED.findall(text) or [""])[-1])[:1] or _CHOICE.findall(text)[-1:]
-        return letters[0].upper() if letters else normalise(text)
     if kind == "auto" and (canonical := _canonical_json(text)) is not None:
         return canonical
+    whole, text = text, text[-_SEARCHED:]
+    if kind == "choice":
+        letters = _CHOICE.findall((_MARKED.findall(text) or [""])[-1])[:1] or _CHOICE.findall(text)[-1:]
+        return letters[0].upper() if letters else normalise(whole)
     if (boxed := _last_boxed(text)) is not None:
         return boxed
     marked = _MARKED.findall(text)
@@ -43,7 +44,7 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
     if expressions:
         matched: str = next(filter(None, expressions[-1]))
         return matched.strip()
-    return normalise(marked[-1] if marked else text)
+    return normalise(marked[-1] if marked else whole)
 
 
 async def find_same(answer: str, known: Sequence[str], kind: AnswerKind) -> int | None:
@@ -159,6 +160,8 @@ def _judge() -> ProcessPool:
     return pool
 
 
+_SEARCHED = 10_000
+"""Characters at the end of a text in which its final answer is looked for, in the event loop."""
 _LONGEST_EXPRESSION = 400
 _PROSE_WORDS = 3
 """Text of so many words is prose, and is compared whole: math-verify would compare the numbers in it."""

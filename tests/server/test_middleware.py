@@ -85,10 +85,11 @@ async def test_each_response_has_one_id() -> None:
         ("one", 401),
         ("Bearer one two", 401),
         ("Bearer é", 401),
+        ("Bearer schlüssel", 200),
     ],
 )
 async def test_keys(header: str | None, status: int) -> None:
-    async with client(AuthMiddleware(INNER, ["one", "two"])) as http:
+    async with client(AuthMiddleware(INNER, ["one", "two", "schlüssel"])) as http:
         headers = {} if header is None else {b"Authorization": header.encode()}
         assert (await http.get("/echo", headers=headers)).status_code == status
         assert (await http.get("/health", headers=headers)).status_code == 200
