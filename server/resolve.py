@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from server.errors import ApiError
-from strategies.base import Budget, Decoder, Plugin, Strategy
-from strategies.engine import Capability, Sampling
+from strategies.base import Budget, Decoder, Note, Plugin, Strategy
+from strategies.engine import Capability, Generation, Report, Sampling
 
 
 class StrategySpec(BaseModel):
@@ -39,11 +39,16 @@ class Plan:
         """Strategy and decoders, as an alias writes them."""
         return "+".join([self.strategy.name, *(decoder.name for decoder in self.decoders)])
 
-    def decode(self, sampling: Sampling) -> Sampling:
-        """A call's sampling with the request's decoders switched on."""
+    def decode(self, sampling: Sampling, continues: Generation | None) -> Sampling:
+        """A branch's sampling with the request's decoders switched on."""
         for decoder in self.decoders:
-            sampling = decoder.apply(sampling)
+            sampling = decoder.apply(sampling, continues)
         return sampling
+
+    def note(self, report: Report) -> Note:
+        """What clients are told of a decoder's report."""
+        (decoder,) = (decoder for decoder in self.decoders if decoder.name == report["decoder"])
+        return decoder.note(report)
 
     def params(self) -> dict[str, Any]:
         """The parameters in force; by strategy name where several work together."""

@@ -5,15 +5,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from server.limits import RunLimiter
 from server.resolve import Plan
 from server.settings import Settings
 from server.telemetry import RunTelemetry
 from strategies.base import Answer, Budget, Event, InvalidTask, Note, Task, Thought
-from strategies.engine import Engine, Piece
-from strategies.session import Session, Usage, run
+from strategies.engine import Engine, Piece, Report
+from strategies.sampling import Role
+from strategies.session import Call, Session, Usage, run
 
 
 class StrategyRun:
@@ -77,6 +78,7 @@ class StrategyRun:
                     adapter=adapter,
                     decode=self.plan.decode,
                     on_call=telemetry.call,
+                    on_report=self._tell_report,
                 )
                 with self._blaming(session):
                     async with session, aclosing(run(self.plan.strategy, task, session)) as events:  # type: ignore[type-var]
@@ -88,6 +90,9 @@ class StrategyRun:
                             else:
                                 self._tell(event)
                 self._seconds = time.monotonic() - self._began
+
+    def _tell_report(self, report: Report, call: Call, branch: int) -> None:
+        self._tell(replace(self.plan.note(report), branch=call.first_branch + branch, role=cast(Role, call.role)))
 
     def _tell(self, event: Thought | Note) -> None:
         if isinstance(event, Note):

@@ -43,6 +43,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from server.engine.answering import answered_by
 from server.engine.embedded import capabilities
+from server.engine.reports import report_pipe
 
 __all__ = [
     "ChatCompletionRequest",
@@ -101,6 +102,7 @@ def error_response(error: Exception) -> ErrorResponse:
 @contextmanager
 def running_engine(args: argparse.Namespace) -> Iterator[EngineClient]:
     """VLLM's engine as `vllm serve` starts it, ended with the context."""
+    report_pipe()  # The engine's processes find it by their environment.
     engine = AsyncLLM.from_engine_args(
         AsyncEngineArgs.from_cli_args(args), usage_context=UsageContext.OPENAI_API_SERVER
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategies.engine import Capability, Generation, Message, Piece, Prompt, Sampling, Tool
+from strategies.engine import Capability, Generation, Message, Piece, Prompt, Report, Sampling, Tool
 from strategies.sampling import Role, sampling_for
 
 if TYPE_CHECKING:
@@ -122,8 +122,13 @@ class Decoder(Plugin):
     """Acts inside the engine through a logits processor: it only adds sampling arguments to every call."""
 
     @abstractmethod
-    def apply(self, sampling: Sampling) -> Sampling:
-        """The sampling with this decoder switched on."""
+    def apply(self, sampling: Sampling, continues: Generation | None = None) -> Sampling:
+        """The sampling with this decoder switched on, for a new branch or for one that continues another."""
+
+    def note(self, report: Report) -> Note:
+        """What clients are told of one of this decoder's reports."""
+        data = {key: value for key, value in report.items() if key not in ("decoder", "kind")}
+        return Note(report["kind"], "", data)
 
 
 def require_samples_differ(task: Task, samples: int) -> None:

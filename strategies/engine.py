@@ -11,8 +11,15 @@ Tool: TypeAlias = Mapping[str, Any]
 """One tool as a client of the OpenAI API writes it."""
 
 FinishReason = Literal["stop", "length", "abort"]
-Capability = Literal["tokens", "logprobs", "grammar"]
-"""tokens: continues exact token ids; logprobs: of the sampled and the likeliest tokens; grammar: constrained output."""
+Capability = Literal["tokens", "logprobs", "grammar", "hidden_states"]
+"""tokens: continues exact token ids; logprobs: of the sampled and the likeliest tokens; grammar: constrained output;
+hidden_states: runs decoders that see and change them.
+"""
+
+Report: TypeAlias = Mapping[str, Any]
+"""What a decoder did to a branch, as plain data. `decoder` holds its name, `kind` says what it is about; beside each
+token id under `token_...` the engine puts its text under `text_...`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,8 @@ class Piece:
     stop_reason: int | str | None = None
     cached_tokens: int = 0
     """Prompt tokens that the prefix cache served, known from the first piece on."""
+    reports: tuple[Report, ...] = ()
+    """What decoders inside the engine have done since the last piece."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,10 @@ class Generation:
     branch: int = 0
     finish_reason: FinishReason = "length"
     stop_reason: int | str | None = None
+    prompt_tokens: int = 0
+    """Length of the prompt after which its first token was generated, in this call or in one that this continues."""
+    reports: tuple[Report, ...] = ()
+    """What decoders inside the engine did to it, in this call and in those that this continues."""
 
     @property
     def complete(self) -> bool:

@@ -19,6 +19,7 @@ from strategies.engine import (
     Piece,
     Prompt,
     PromptTooLong,
+    Report,
     Sampling,
     Stream,
     TokenLogprobs,
@@ -63,6 +64,8 @@ class _Branch:
     sampling: Sampling
     cut: bool
     """The budget granted it fewer tokens than it asked for."""
+    prompt_tokens: int
+    reports: list[Report]
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
@@ -76,6 +79,7 @@ class _Branch:
         self.texts.append(piece.text)
         self.token_ids.extend(piece.token_ids)
         self.logprobs.extend(piece.logprobs or ())
+        self.reports.extend(piece.reports)
         self.last = piece
 
     def generation(self, index: int) -> Generation:
@@ -87,6 +91,8 @@ class _Branch:
             branch=index,
             finish_reason="abort" if last is None or last.finish_reason is None else last.finish_reason,
             stop_reason=None if last is None else last.stop_reason,
+            prompt_tokens=self.prompt_tokens,
+            reports=tuple(self.reports),
         )
 
 
@@ -97,18 +103,30 @@ class Call:
     it had.
     """
 
-    def __init__(self, session: Session, prompt: Prompt, samplings: Sequence[Sampling], adapter: Any) -> None:
+    def __init__(
+        self,
+        session: Session,
+        prompt: Prompt,
+        samplings: Sequence[Sampling],
+        adapter: Any,
+        *,
+        role: str = "",
+        first_branch: int = 0,
+        continues: Sequence[Generation | None] = (),
+    ) -> None:
         self._session = session
         self._prompt = prompt
         self._samplings = samplings
         self._adapter = adapter
+        self._continues = continues or [None] * len(samplings)
         self._branches: list[_Branch] = []
         self._pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue()
         self._pumps: list[asyncio.Task[None]] = []
         self._prompt_counted = False
         self._closing: asyncio.Task[None] | None = None
         self.started = time.monotonic()
-        self.role = ""
+        self.role = role
+        self.first_branch = first_branch
 
     @property
     def results(self) -> list[Generation]:
@@ -159,9 +177,12 @@ class Call:
             await asyncio.shield(self._closing)
 
     def _start(self) -> None:
-        for sampling, cut in self._session.reserve(self, self._prompt, self._samplings):
+        granted = self._session.reserve(self, self._prompt, self._samplings)
+        for (sampling, cut), before in zip(granted, self._continues, strict=False):
             stream = self._session.engine.generate(self._prompt, sampling, self._adapter)
-            self._branches.append(_Branch(stream, sampling, cut))
+            prompt_tokens = len(self._prompt) if before is None else before.prompt_tokens
+            reports = [] if before is None else list(before.reports)
+            self._branches.append(_Branch(stream, sampling, cut, prompt_tokens, reports))
         for index, branch in enumerate(self._branches):
             self._pumps.append(asyncio.create_task(self._pump(index, branch)))
 
@@ -174,6 +195,8 @@ class Call:
                 self._session.usage.completion_tokens += len(piece.token_ids)
                 piece = replace(piece, branch=index)
                 branch.add(piece)
+                for report in piece.reports:
+                    self._session.on_report(report, self, index)
                 self._pieces.put_nowait(piece)
             if branch.running:
                 # Stopped before its first token: an empty branch is a finished one.
@@ -212,8 +235,9 @@ class Session:
         max_tokens: completion tokens over all calls; None for no bound.
         max_seconds: seconds from now; None for no bound.
         adapter: the engine's handle of the adapter that the client named, None for the served weights.
-        decode: switches the request's decoders on in each call's sampling.
+        decode: switches the request's decoders on in the sampling of a branch, which may continue another.
         on_call: told of each call once it is over, for metrics and traces.
+        on_report: told at once what a decoder inside the engine did to a branch of a call.
     """
 
     def __init__(
@@ -223,8 +247,9 @@ class Session:
         max_tokens: int | None = None,
         max_seconds: float | None = None,
         adapter: Any = None,
-        decode: Callable[[Sampling], Sampling] = lambda sampling: sampling,
+        decode: Callable[[Sampling, Generation | None], Sampling] = lambda sampling, continues: sampling,
         on_call: Callable[[Call], None] = lambda call: None,
+        on_report: Callable[[Report, Call, int], None] = lambda report, call, branch: None,
     ) -> None:
         self.engine = engine
         self.usage = Usage()
@@ -236,6 +261,7 @@ class Session:
         self._adapter = adapter
         self._decode = decode
         self._on_call = on_call
+        self.on_report = on_report
         self._tokens_left = max_tokens
         self._deadline = None if max_seconds is None else asyncio.get_running_loop().time() + max_seconds
         self._timer: asyncio.TimerHandle | None = None
@@ -258,18 +284,43 @@ class Session:
             self.failures.append(error)
             raise
 
-    def call(self, prompt: Prompt, sampling: Sampling, *, role: str = "") -> Call:
-        """One call of one branch. Raises Exhausted, when iterated, if a limit forbids it."""
-        return self.sample(prompt, [sampling], role=role)
+    def call(
+        self,
+        prompt: Prompt,
+        sampling: Sampling,
+        *,
+        role: str = "",
+        branch: int = 0,
+        continues: Generation | None = None,
+    ) -> Call:
+        """One call of one branch, which clients see under the number `branch`. Raises Exhausted, when iterated, if a
+        limit forbids it.
 
-    def sample(self, prompt: Prompt, samplings: Sequence[Sampling], *, role: str = "") -> Call:
+        Args:
+            prompt: what to answer.
+            sampling: how.
+            role: what the call is for.
+            branch: its number among the thoughts.
+            continues: the branch that this goes on with, whose tokens end the prompt: decoders keep their state.
+        """
+        return self.sample(prompt, [sampling], role=role, first_branch=branch, continues=[continues])
+
+    def sample(
+        self,
+        prompt: Prompt,
+        samplings: Sequence[Sampling],
+        *,
+        role: str = "",
+        first_branch: int = 0,
+        continues: Sequence[Generation | None] = (),
+    ) -> Call:
         """One call with a branch for each sampling, side by side in one engine batch, over one shared prompt.
 
         What is left of the budget is shared evenly; where it is less than a token each, fewer branches start.
         """
-        call = Call(self, prompt, [self._decode(sampling) for sampling in samplings], self._adapter)
-        call.role = role
-        return call
+        before = continues or [None] * len(samplings)
+        decoded = [self._decode(sampling, one) for sampling, one in zip(samplings, before, strict=True)]
+        return Call(self, prompt, decoded, self._adapter, role=role, first_branch=first_branch, continues=before)
 
     async def bounded(self, work: Awaitable[T]) -> T:
         """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""

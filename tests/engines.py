@@ -9,6 +9,7 @@ import pytest
 
 from server.engine.arguments import engine_arguments, engine_environment
 from server.engine.hardware import detect
+from server.engine.reports import report_pipe
 from server.models import ResolvedModel
 from server.settings import Settings
 
@@ -31,6 +32,7 @@ async def running_engine(folder: Path, settings: Settings, extra: Sequence[str] 
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        report_pipe()
         arguments = engine_arguments(settings, model, hardware, extra)
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(arguments))
         try:

@@ -16,7 +16,20 @@ from vllm.outputs import RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
-from strategies.engine import Capabilities, FinishReason, Message, Piece, Prompt, PromptTooLong, Sampling, Tool
+from server.engine.reports import report_pipe
+from strategies.engine import (
+    Capabilities,
+    Capability,
+    FinishReason,
+    Message,
+    Piece,
+    Prompt,
+    PromptTooLong,
+    Report,
+    Sampling,
+    Tool,
+)
+from strategies.reports import ARGUMENT as REPORT_ARGUMENT
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -87,8 +100,8 @@ def sampling_from_vllm(params: SamplingParams, reasoning: Mapping[str, Any]) -> 
     )
 
 
-def sampling_to_vllm(sampling: Sampling) -> SamplingParams:
-    """The port's sampling as vLLM's parameters of one streamed branch."""
+def sampling_to_vllm(sampling: Sampling, report: str) -> SamplingParams:
+    """The port's sampling as vLLM's parameters of one streamed branch, whose decoders report under a name."""
     grammar: Grammar | None = sampling.grammar
     return SamplingParams(
         **{name: getattr(sampling, name) for name in _COPIED},
@@ -100,7 +113,7 @@ def sampling_to_vllm(sampling: Sampling) -> SamplingParams:
         allowed_token_ids=None if sampling.allowed_token_ids is None else list(sampling.allowed_token_ids),
         # Copied: vLLM writes the chosen backend into it, and the branches of one request share it.
         structured_outputs=None if grammar is None else copy.copy(grammar.structured_outputs),
-        extra_args=dict(sampling.extra) or None,
+        extra_args={**sampling.extra, REPORT_ARGUMENT: report} if sampling.extra else None,
         output_kind=RequestOutputKind.DELTA,
     )
 
@@ -169,6 +182,7 @@ class EmbeddedStream:
         self._options = options
         # Never a client's alone: aborting by an id that another request has too would end that one with it.
         self._id = f"{options.request_id}-{uuid.uuid4().hex}"
+        self._reports = report_pipe() if sampling.extra else None
         self._running = False
         self._stopped = False
         self._ended = asyncio.Event()
@@ -177,12 +191,16 @@ class EmbeddedStream:
         if self._stopped:
             return
         self._running = True
+        if self._reports is not None:
+            self._reports.expect(self._id)
         try:
             async with aclosing(self._outputs()) as outputs:
                 async for output in outputs:
-                    yield _piece(output)
+                    yield _piece(output, self._take_reports())
         finally:
             self._ended.set()
+            if self._reports is not None:
+                self._reports.forget(self._id)
 
     async def stop(self) -> None:
         """Aborts the vLLM request; its last output then ends the iteration."""
@@ -195,12 +213,18 @@ class EmbeddedStream:
             except TimeoutError:
                 continue
 
+    def _take_reports(self) -> tuple[Report, ...]:
+        if self._reports is None:
+            return ()
+        tokenizer = self._client.renderer.get_tokenizer()
+        return tuple(with_texts(report, tokenizer) for report in self._reports.take(self._id))
+
     def _outputs(self) -> Any:
         grammar: Grammar | None = self._sampling.grammar
         engine_input: Any = {**self._prompt.attachments, "prompt_token_ids": list(self._prompt.token_ids)}
         return self._client.generate(
             engine_input,
-            sampling_to_vllm(self._sampling),
+            sampling_to_vllm(self._sampling, self._id),
             self._id,
             lora_request=self._adapter,
             trace_headers=self._options.trace_headers,
@@ -213,16 +237,26 @@ class EmbeddedStream:
 def capabilities(client: EngineClient) -> Capabilities:
     """What this vLLM can do."""
     config = client.model_config
+    names: set[Capability] = {"tokens", "logprobs", "grammar"}
+    if client.vllm_config.speculative_config is None:  # vLLM then runs no logits processor of ours.
+        names.add("hidden_states")
     limit = config.max_logprobs
     return Capabilities(
-        names=frozenset({"tokens", "logprobs", "grammar"}),
+        names=frozenset(names),
         max_model_len=config.max_model_len,
         max_logprobs=config.get_vocab_size() if limit < 0 else limit,
         vocab_size=config.get_vocab_size(),
     )
 
 
-def _piece(output: RequestOutput) -> Piece:
+def with_texts(report: Report, tokenizer: Any) -> Report:
+    """A report with the text of each of its tokens beside it."""
+    tokens = {key: value for key, value in report.items() if key.startswith("token_")}
+    texts = {key.replace("token_", "text_", 1): tokenizer.decode([token]) for key, token in tokens.items()}
+    return {**report, **texts}
+
+
+def _piece(output: RequestOutput, reports: tuple[Report, ...]) -> Piece:
     completion = output.outputs[0]
     if completion.finish_reason == "error":
         raise GenerationError("the engine failed on this request")
@@ -233,4 +267,5 @@ def _piece(output: RequestOutput) -> Piece:
         finish_reason=None if completion.finish_reason is None else _FINISH_REASONS[completion.finish_reason],
         stop_reason=completion.stop_reason,
         cached_tokens=output.num_cached_tokens or 0,
+        reports=reports,
     )

@@ -78,7 +78,9 @@ class SelfRefine(Strategy):
                 prompt = await engine.render(talk, task.tools)
             last = round == p.rounds
             role: Role = "revision" if round else "draft"
-            call = engine.call(prompt, task.sampling_for(role, round=round, logprobs=_logprobs(task)), role=role)
+            call = engine.call(
+                prompt, task.sampling_for(role, round=round, logprobs=_logprobs(task)), role=role, branch=round
+            )
             async for piece in call:
                 yield Answer(piece) if last and p.keep == "last" else Thought(piece.text, role, round)
             engine.rounds = round
@@ -89,7 +91,7 @@ class SelfRefine(Strategy):
 
             talk += [{"role": "assistant", "content": draft.generation.text}, ask_for_feedback(p.criteria)]
             sampling = task.sampling_for("critique", round=round, branch=1, max_tokens=p.critique_tokens, logprobs=None)
-            critique = engine.call(await engine.render(talk), sampling, role="critique")
+            critique = engine.call(await engine.render(talk), sampling, role="critique", branch=round)
             async for piece in critique:
                 yield Thought(piece.text, "critique", round)
             feedback = critique.result.text

@@ -7,7 +7,7 @@ from typing_extensions import override
 from server.errors import ApiError
 from server.resolve import Plan, resolve, split_alias
 from strategies.base import Budget, Decoder, Params, Plugin
-from strategies.engine import Capability, Sampling
+from strategies.engine import Capability, Generation, Sampling
 from strategies.registry import load_strategies
 
 
@@ -24,7 +24,7 @@ class Cool(Decoder):
     params: CoolParams
 
     @override
-    def apply(self, sampling: Sampling) -> Sampling:
+    def apply(self, sampling: Sampling, continues: Generation | None = None) -> Sampling:
         return Sampling(max_tokens=sampling.max_tokens, temperature=sampling.temperature * self.params.by)
 
 
@@ -68,7 +68,7 @@ def test_the_alias_of_an_adapter_with_an_at_is_parted_at_the_last() -> None:
 def test_a_decoder_alone_acts_on_a_plain_call() -> None:
     found = chosen("base@cool")
     assert found.name == "direct+cool"
-    assert found.decode(Sampling(max_tokens=1, temperature=1.0)).temperature == 0.5
+    assert found.decode(Sampling(max_tokens=1, temperature=1.0), None).temperature == 0.5
 
 
 def test_decoders_go_with_one_orchestrator() -> None:
@@ -76,7 +76,7 @@ def test_decoders_go_with_one_orchestrator() -> None:
     assert found.name == "self_refine+cool"
     assert found.params()["cool"] == {"by": 0.25}
     assert found.params()["self_refine"]["rounds"] == 2
-    assert found.decode(Sampling(max_tokens=1, temperature=1.0)).temperature == 0.25
+    assert found.decode(Sampling(max_tokens=1, temperature=1.0), None).temperature == 0.25
 
 
 def test_a_string_is_a_name() -> None:

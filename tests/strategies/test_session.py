@@ -121,7 +121,8 @@ async def test_tokens_count_as_they_come() -> None:
 
 
 async def test_decoders_and_adapter_reach_every_branch() -> None:
-    def decode(sampling: Sampling) -> Sampling:
+    def decode(sampling: Sampling, continues: Generation | None) -> Sampling:
+        assert continues is None
         return replace(sampling, extra={"decoder": sampling.seed})
 
     engine = ScriptedEngine(["a", "b", "c"])
@@ -263,7 +264,7 @@ async def test_deadline_holds_for_the_second_call_too(clock: Clock) -> None:
         finishing = asyncio.create_task(session.call(PROMPT, HUNDRED).finish())
         await engine.until_held()
         await clock.advance(FIVE_SECONDS / 2)
-        assert (await finishing).result == Generation(finish_reason="abort")
+        assert (await finishing).result == Generation(finish_reason="abort", prompt_tokens=len(PROMPT))
         assert session.limit == "deadline"
 
 
@@ -360,7 +361,7 @@ async def test_stop_before_the_first_token() -> None:
         finishing = asyncio.create_task(call.finish())
         await engine.until_held()
         await call.stop()
-        assert (await finishing).result == Generation(finish_reason="abort")
+        assert (await finishing).result == Generation(finish_reason="abort", prompt_tokens=len(PROMPT))
         usage = session.usage
         assert (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens) == (0, 0, 0)
 

@@ -59,5 +59,5 @@ async def test_a_prompt_that_is_too_long_gives_an_empty_answer() -> None:
 
 async def test_decoders_act_on_the_call() -> None:
     engine = ScriptedEngine(["a"])
-    await play(Direct(), task_of(), Session(engine, decode=lambda sampling: Sampling(max_tokens=3, extra={"d": 1})))
+    await play(Direct(), task_of(), Session(engine, decode=lambda sampling, _: Sampling(max_tokens=3, extra={"d": 1})))
     assert engine.requests[0].sampling == Sampling(max_tokens=3, extra={"d": 1})

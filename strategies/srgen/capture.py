@@ -1,0 +1,218 @@
+"""What SRGen needs of vLLM's model runner beside logits: the hidden state of every token of a text.
+
+They are kept beside the KV cache, a row for each of its slots. So they live and die with the cached keys and values:
+whatever vLLM takes from its prefix cache has its hidden states here, a preempted request writes them anew as it is
+computed anew, samples of one prompt share them, and nothing is to be freed.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from vllm.distributed import get_tp_group, tensor_model_parallel_all_gather
+from vllm.lora.layers import LogitsProcessorWithLoRA
+from vllm.model_executor.layers.logits_processor import LogitsProcessor
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+from strategies.srgen.objective import Head, OneShard, Past, Shards
+
+ModelRunner = Any
+"""vLLM's GPUModelRunner, or a subclass."""
+
+Slots = npt.NDArray[np.int64]
+
+
+class Watcher(Protocol):
+    """Who is told of every step."""
+
+    def begin(self, capture: "Capture") -> bool:
+        """A batch has been run; returns whether its logits are of interest."""
+        ...
+
+    def see(self, capture: "Capture", head: Head, hidden: Tensor, logits: Tensor) -> None:
+        """Logits [R, V] of the batch, and the hidden states [R, D] that they were made from, before any mask."""
+        ...
+
+    def refuse(self, reason: str) -> None:
+        """Why nothing can be seen."""
+        ...
+
+
+class Unsupported(Exception):
+    """This model or this configuration has no hidden states to offer."""
+
+
+class Capture:
+    """The hidden states and tokens of the KV cache.
+
+    Args:
+        runner: the model runner, its KV cache ready.
+        watcher: told of every step.
+
+    Raises:
+        Unsupported: no layer keeps all positions, or others than this process fill the cache.
+    """
+
+    def __init__(self, runner: ModelRunner, watcher: Watcher) -> None:
+        config = runner.vllm_config
+        parallel = config.parallel_config
+        if config.kv_transfer_config is not None:
+            raise Unsupported("keys and values come from elsewhere, without their hidden states")
+        if parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1:
+            raise Unsupported("under context parallelism no process has all positions")
+        specs = [group.kv_cache_spec for group in runner.kv_cache_config.kv_cache_groups]
+        full = [i for i, spec in enumerate(specs) if isinstance(spec, FullAttentionSpec)]
+        if not full:
+            raise Unsupported("no layer of this model attends to all positions")
+        self._group = full[0]
+        slots = runner.kv_cache_config.num_blocks * specs[self._group].block_size
+        size, dtype = config.model_config.get_hidden_size(), config.model_config.dtype
+        self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
+        self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
+        self.runner = runner
+        self._watcher = watcher
+        self._expecting = False
+        for module in runner.get_model().modules():
+            if isinstance(module, LogitsProcessor | LogitsProcessorWithLoRA):
+                module.register_forward_hook(self._after_head, with_kwargs=True)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of memory, for each slot of the KV cache."""
+        return self._hidden.shape[1] * self._hidden.itemsize + self._tokens.itemsize
+
+    def write(self, hidden: Tensor) -> None:
+        """Keeps the backbone's output of one step, [tokens or more, D]."""
+        runner = self.runner
+        count = int(runner.query_start_loc.np[runner.input_batch.num_reqs])
+        slots = self._table().slot_mapping.gpu[:count]
+        self._hidden[slots] = hidden[:count]
+        self._tokens[slots] = runner.input_ids.gpu[:count]
+        self._expecting = self._watcher.begin(self)
+
+    def past(self, row: int, begin: int, end: int) -> Past:
+        """Positions begin .. end - 1 of the text in a row of the batch, and the tokens after each."""
+        slots = torch.from_numpy(self._slots(row, begin, end + 1)).to(self._hidden.device)
+        return Past(self._hidden[slots[:-1]], self._tokens[slots[1:]].long())
+
+    def hidden(self, row: int, begin: int, end: int) -> Tensor:
+        """Hidden states at positions begin .. end - 1 of the text in a row of the batch, [end - begin, D]."""
+        return self._hidden[torch.from_numpy(self._slots(row, begin, end)).to(self._hidden.device)]
+
+    def _slots(self, row: int, begin: int, end: int) -> Slots:
+        table = self._table()
+        positions = np.arange(begin, end)
+        blocks = table.block_table.np[row, positions // table.block_size].astype(np.int64)
+        found: Slots = blocks * table.block_size + positions % table.block_size
+        return found
+
+    def _table(self) -> Any:
+        return self.runner.input_batch.block_table[self._group]
+
+    def _after_head(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], logits: Tensor | None) -> None:
+        # Prompt log-probabilities and warm-ups make logits too; those of a step come first after its forward pass.
+        if not self._expecting or logits is None:
+            return
+        self._expecting = False
+        layer, hidden, *rest = args
+        try:
+            head = _head(module, layer, rest[0] if rest else kwargs.get("embedding_bias"))
+        except Unsupported as error:
+            self._watcher.refuse(str(error))
+        else:
+            self._watcher.see(self, head, hidden, logits)
+
+
+def adapts_head(runner: ModelRunner, row: int) -> bool:
+    """Whether the adapter of a row of the batch changes the head itself."""
+    adapter = int(runner.input_batch.request_lora_mapping[row])
+    if adapter == 0:
+        return False
+    loaded = runner.lora_manager._adapter_manager.get_adapter(adapter)
+    return loaded is None or any("lm_head" in name or "embed_tokens" in name for name in loaded.loras)
+
+
+def install(runner_class: type, watcher_of: Callable[[ModelRunner], Watcher | None]) -> None:
+    """Has the model runners of a class keep hidden states where `watcher_of` finds a watcher; twice is as once."""
+    if getattr(runner_class, "keeps_hidden_states", False):
+        return
+    initialize: Any = runner_class.initialize_kv_cache  # type: ignore[attr-defined]
+    forward: Any = runner_class._model_forward  # type: ignore[attr-defined]
+
+    @functools.wraps(initialize)
+    def initialize_kv_cache(runner: ModelRunner, *args: Any, **kwargs: Any) -> Any:
+        result = initialize(runner, *args, **kwargs)
+        watcher = watcher_of(runner)
+        # At start, where a lack of memory is told, and not with the first request.
+        runner.redraft_capture = None if watcher is None else _capture(runner, watcher)
+        return result
+
+    @functools.wraps(forward)
+    def _model_forward(runner: ModelRunner, *args: Any, **kwargs: Any) -> Any:
+        output = forward(runner, *args, **kwargs)
+        if (capture := runner.redraft_capture) is not None and isinstance(output, Tensor):
+            capture.write(output)
+        return output
+
+    runner_class.initialize_kv_cache = initialize_kv_cache  # type: ignore[attr-defined]
+    runner_class._model_forward = _model_forward  # type: ignore[attr-defined]
+    runner_class.keeps_hidden_states = True  # type: ignore[attr-defined]
+
+
+def _capture(runner: ModelRunner, watcher: Watcher) -> Capture | None:
+    try:
+        return Capture(runner, watcher)
+    except Unsupported as error:
+        watcher.refuse(str(error))
+        return None
+
+
+def _head(module: Any, layer: Any, bias: Tensor | None) -> Head:
+    """The head as the model applies it. Raises Unsupported for weights that cannot be multiplied as they are."""
+    weight = getattr(layer, "weight", None)
+    if weight is None or not weight.is_floating_point() or weight.dim() != 2:
+        raise Unsupported("the head's weights are quantised")
+    if layer.tp_size == 1:
+        size = module.org_vocab_size
+        shards: Shards = OneShard()
+        first = 0
+    else:
+        first = layer.shard_indices.org_vocab_start_index
+        size = layer.shard_indices.org_vocab_end_index - first
+        shards = TensorParallel(len(weight), module.org_vocab_size)
+    bias = None if bias is None else bias[:size]
+    return Head(weight[:size], bias, module.soft_cap, module.scale, first, shards)
+
+
+class TensorParallel:
+    """The vocabulary shards of vLLM's tensor-parallel group.
+
+    Args:
+        rows: of each shard, padding included.
+        vocabulary: tokens, without padding.
+    """
+
+    def __init__(self, rows: int, vocabulary: int) -> None:
+        self._rows = rows
+        self._vocabulary = vocabulary
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all shards."""
+        total: Tensor = get_tp_group().all_reduce(values.clone())
+        return total
+
+    def max(self, values: Tensor) -> Tensor:
+        """The maximum over all shards."""
+        values = values.clone()
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, get_tp_group().device_group)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Parts put together in the order of the vocabulary, [..., V]."""
+        padded = torch.nn.functional.pad(values, (0, self._rows - values.shape[-1]))
+        whole: Tensor = tensor_model_parallel_all_gather(padded.contiguous())
+        return whole[..., : self._vocabulary]
