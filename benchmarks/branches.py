@@ -15,9 +15,10 @@ import typer
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks import machine, servers
+from benchmarks import machine, mock_engine, servers
 from benchmarks.load import ask, chat, client
-from benchmarks.mock_engine import FIRST_TOKEN_SECONDS, TOKEN_SECONDS, install
+from benchmarks.mock_engine import FIRST_TOKEN_SECONDS, TOKEN_SECONDS
+from benchmarks.plugins import announced
 from benchmarks.report import (
     PLOT_DPI,
     Aim,
@@ -109,7 +110,11 @@ def main(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
         flags = EngineFlags(kv_cache_gib=0.5).for_redraft(servers.prepared_model(), port)
-        server = servers.started(servers.redraft(flags, port, install(folder)), stack, progress)
+        server = servers.started(
+            servers.redraft(flags, port, announced(folder, mock_engine.NAME, f"{mock_engine.__name__}:register")),
+            stack,
+            progress,
+        )
         measured = {n: asyncio.run(measure(server, rounds, tokens, n)) for n in (1, 4)}
     report(output, rounds, tokens, measured)
 

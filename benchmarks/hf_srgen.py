@@ -47,6 +47,10 @@ class Answer:
 
     tokens: list[int]
     activations: list[Activation]
+    entropies: list[float]
+    """Of each watched token, from the second on."""
+    thresholds: list[float]
+    """The same tokens' thresholds."""
 
 
 def generate(
@@ -58,8 +62,9 @@ def generate(
     temperature: float = 0.0,
     forced: Sequence[int] | None = None,
     allowed: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Answer:
-    """Greedy generation with corrections.
+    """Generation with corrections, greedy unless there is a generator.
 
     Args:
         model: a causal language model of transformers.
@@ -69,9 +74,11 @@ def generate(
         temperature: for entropies; 0 is greedy, whose entropies are those of temperature 1.
         forced: tokens to take instead of the likeliest.
         allowed: the only tokens that may be taken.
+        generator: draws tokens at the temperature.
     """
     tau = temperature or 1.0
-    text, entropies, activations = list(prompt), list[float](), list[Activation]()
+    text, activations = list(prompt), list[Activation]()
+    entropies, thresholds = list[float](), list[float]()
     states: list[Tensor] = []
     cache = None
     with torch.no_grad():
@@ -91,14 +98,21 @@ def generate(
                 after = float(_entropy(logits / tau))
                 activations.append(Activation(number, entropy, threshold, after, delta, logits))
             entropies.append(entropy)
+            thresholds.append(threshold)
         if allowed is not None:
             mask = torch.full_like(logits, -torch.inf)
             mask[list(allowed)] = 0
             logits = logits + mask
-        text.append(int(logits.argmax()) if forced is None else forced[number])
+        text.append(_choice(logits, tau, generator) if forced is None else forced[number])
         with torch.no_grad():
             output = model.model(torch.tensor([text[-1:]]), past_key_values=cache, use_cache=True)
-    return Answer(text[len(prompt) :], activations)
+    return Answer(text[len(prompt) :], activations, entropies, thresholds)
+
+
+def _choice(logits: Tensor, tau: float, generator: torch.Generator | None) -> int:
+    if generator is None:
+        return int(logits.argmax())
+    return int(torch.multinomial(torch.softmax(logits.float() / tau, -1), 1, generator=generator))
 
 
 def _threshold(entropies: Sequence[float], settings: Settings) -> float:

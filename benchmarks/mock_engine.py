@@ -6,7 +6,6 @@ alike and however many there are; everything in front of the engine stays as it 
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
 from typing import Any
 
 FIRST_TOKEN_SECONDS = 0.05
@@ -46,12 +45,3 @@ async def _generate(
             finished=last,
             num_cached_tokens=0,
         )
-
-
-def install(folder: Path) -> dict[str, str]:
-    """Announces the plugin to a process that runs with the returned variables. `folder` holds the announcement."""
-    info = folder / f"{NAME}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {NAME}\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[vllm.general_plugins]\n{NAME} = {__name__}:register\n")
-    return {"PYTHONPATH": str(folder)}

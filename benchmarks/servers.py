@@ -24,7 +24,9 @@ import psutil  # type: ignore[import-untyped]
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from benchmarks import bare_vllm
 from benchmarks.machine import shown
+from benchmarks.plugins import announced
 from clients.process import ServerProcess, free_port
 
 MODEL = "smollm2-135m"
@@ -175,10 +177,12 @@ def redraft(arguments: Sequence[str], port: int, variables: Mapping[str, str] = 
     return Server("redraft", command.value, arguments, port, variables)
 
 
-def vllm(arguments: Sequence[str], port: int, variables: Mapping[str, str]) -> Server:
+def vllm(arguments: Sequence[str], port: int, variables: Mapping[str, str], folder: Path) -> Server:
     """`vllm serve`, not yet started, as it is where redraft is not installed: without redraft's plugins."""
     own = [plugin.name for plugin in entry_points(group=PLUGINS) if plugin.dist and plugin.dist.name != "redraft"]
-    return Server("vllm", VLLM_MAIN, arguments, port, {**variables, "VLLM_PLUGINS": ",".join(own)})
+    bare = announced(folder, bare_vllm.NAME, f"{bare_vllm.__name__}:register")
+    loaded = ",".join([*own, bare_vllm.NAME])
+    return Server("vllm", VLLM_MAIN, arguments, port, {**variables, **bare, "VLLM_PLUGINS": loaded})
 
 
 def prepared_model() -> str:
@@ -220,7 +224,8 @@ def started_vllm(model: str, flags: EngineFlags, beside: Server, stack: ExitStac
     """`vllm serve`, up and answering, with what redraft chose for the engine `beside` it."""
     port = free_port()
     arguments = flags.for_vllm(model, port, beside.dtype())
-    return started(vllm(arguments, port, beside.engine_variables()), stack, progress)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    return started(vllm(arguments, port, beside.engine_variables(), folder), stack, progress)
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:

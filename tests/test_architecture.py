@@ -17,9 +17,15 @@ FORBIDDEN = {
 }
 """By package: the packages that no module of it imports, whether at its top, in a function, or for types alone."""
 
-MAY_IMPORT_VLLM = ("server/engine/", "server/vllm_api.py", "strategies/srgen/", "benchmarks/mock_engine.py")
+MAY_IMPORT_VLLM = (
+    "server/engine/",
+    "server/vllm_api.py",
+    "strategies/srgen/",
+    "benchmarks/mock_engine.py",
+    "benchmarks/bare_vllm.py",
+)
 """Paths, or beginnings of them: the engine's modules, the one that mounts vLLM's serving classes, SRGen's own part, and
-a benchmark's vLLM plugin, which vLLM loads into the server that the benchmark talks to."""
+the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to."""
 
 
 def imports(source: str, package: str) -> Iterator[str]:

@@ -6,6 +6,7 @@ computed anew, samples of one prompt share them, and nothing is to be freed.
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from strategies.srgen.objective import Head, OneShard, Past, Shards
 
+logger = logging.getLogger("vllm.redraft.srgen")
 ModelRunner = Any
 """vLLM's GPUModelRunner, or a subclass."""
 
@@ -73,6 +75,7 @@ class Capture:
         size, dtype = config.model_config.get_hidden_size(), config.model_config.dtype
         self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
         self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
+        logger.info("srgen keeps %d bytes beside each of %d slots of the KV cache", self.bytes_per_token, slots)
         self.runner = runner
         self._watcher = watcher
         self._expecting = False

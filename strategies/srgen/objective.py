@@ -98,6 +98,12 @@ class Head:
         """W h + b, [..., V]."""
         return linear(hidden.to(self.weight.dtype), self.weight, self.bias).to(self.dtype)
 
+    def unfinish(self, logits: Tensor, hidden: Tensor) -> Tensor:
+        """Projections of hidden states [A, D] whose logits [A, V], of the whole vocabulary, are known."""
+        if self.soft_cap is not None:
+            return self.project(hidden)  # Near its bound, a cap cannot be undone.
+        return logits[:, self.first_token : self.first_token + len(self.weight)].to(self.dtype) / self.scale
+
     def shift(self, delta: Tensor) -> Tensor:
         """W delta, [..., V]: what delta adds to every projection."""
         return linear(delta.to(self.weight.dtype), self.weight).to(self.dtype)
@@ -125,10 +131,17 @@ class Head:
         logits = logits - self.shards.max(logits.amax(-1, keepdim=True))
         return logits - self.shards.sum(logits.exp().sum(-1, keepdim=True)).log()
 
+    def distributions(self, hidden: Tensor) -> Tensor:
+        """Of the next tokens at hidden states [T, D]; [T, V]."""
+        if isinstance(self.shards, OneShard) and self.soft_cap is None:
+            # As the rest, but without a copy of the logits in full precision.
+            projected = linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+            return torch.softmax(self.finish(projected), -1, dtype=self.dtype)
+        return self.log_softmax(self.finish(self.project(hidden))).exp_()
+
     def entropy(self, logits: Tensor) -> Tensor:
         """In nats, [...]."""
-        log_p = self.log_softmax(logits)
-        return self._entropy(log_p)
+        return self._entropy(self.log_softmax(logits))
 
     def entropy_gradient(self, logits: Tensor, temperature: Tensor) -> Tensor:
         """D H(logits / temperature) / d logits."""
@@ -205,19 +218,18 @@ def batches(head: Head, lengths: Sequence[int]) -> Iterator[slice]:
     yield slice(begin, len(lengths))
 
 
-def correct(head: Head, last: Tensor, pasts: Sequence[Past], fit: Fit) -> Correction:
+def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit) -> Correction:
     """Fits delta for A activations at once.
 
     Args:
         head: the model's head.
-        last: [A, D], the backbone's output at the current positions.
+        projected: [A, V], projections of the current positions.
         pasts: A texts so far.
         fit: A settings.
     """
     temperature, weight = fit.temperature[:, None], fit.entropy_weight[:, None]
     crosses = [_CrossEntropy(head, past) for past in pasts]
-    projected = head.project(last)
-    optimizer = _AdamW(torch.zeros_like(last, dtype=head.dtype), fit.learning_rate[:, None])
+    optimizer = _AdamW(projected.new_zeros(len(pasts), head.weight.shape[1]), fit.learning_rate[:, None])
     shift = torch.zeros_like(projected)
     for step in range(int(fit.steps.max())):
         shifted = projected + shift
@@ -259,12 +271,8 @@ class _CrossEntropy:
 
     def _make(self) -> Iterator[Tensor]:
         """Distributions without delta, [some positions, V]; projections where the head is not linear."""
-        for hidden in torch.split(self._hidden, self._rows):
-            projected = self._head.project(hidden)
-            if self._head.soft_cap is None:
-                yield self._head.log_softmax(self._head.finish(projected)).exp_()
-            else:
-                yield projected
+        make = self._head.distributions if self._head.soft_cap is None else self._head.project
+        return (make(hidden) for hidden in torch.split(self._hidden, self._rows))
 
     def _shifted_sum(self, distributions: Tensor, shift: Tensor) -> Tensor:
         """sum_t e^a p_t / (p_t . e^a), [V]."""

@@ -22,7 +22,7 @@ from strategies.reports import ReportWriter
 from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
 from strategies.srgen.objective import Correction, Fit, Head, batches, correct
 from strategies.srgen.request import SRGenRequest
-from strategies.srgen.trigger import Trigger
+from strategies.srgen.trigger import Trigger, entropies_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -82,6 +82,23 @@ class Activation:
     threshold: float
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is to be corrected in this step.
+
+    Args:
+        capture: has the texts.
+        head: the model's head.
+        projected: [A, V], projections at the last positions.
+        activations: A rows.
+    """
+
+    capture: Capture
+    head: Head
+    projected: Tensor
+    activations: list[Activation]
+
+
 class SRGenProcessor(LogitsProcessor):
     """vLLM's interface: made once a worker, told of each change of the batch, given the logits of each step."""
 
@@ -96,7 +113,7 @@ class SRGenProcessor(LogitsProcessor):
         self._texts: dict[str, Text] = {}
         self._rows = Rows({}, device)
         self._changed = False
-        self._due: tuple[Capture, Head, Tensor, list[Activation]] | None = None
+        self._due: Due | None = None
         self._unsupported: str | None = None
         self._reports = ReportWriter()
         install(GPUModelRunner, _processor_of)
@@ -122,12 +139,12 @@ class SRGenProcessor(LogitsProcessor):
         """Corrects the logits [R, V] of the rows that fired, in place."""
         if self._due is None:
             return logits
-        capture, head, hidden, activations = self._due
-        self._due = None
+        due, self._due = self._due, None
+        activations = due.activations
         rows = torch.tensor([activation.row for activation in activations], device=logits.device)
         before = logits[rows].argmax(-1)
-        for part in batches(head, [activation.length for activation in activations]):
-            correction = _correct(capture, head, hidden[rows[part]], activations[part])
+        for part in batches(due.head, [activation.length for activation in activations]):
+            correction = _correct(due.capture, due.head, due.projected[part], activations[part])
             logits[rows[part]] += correction.logits.to(logits.dtype)
             self._report(activations[part], correction, before[part], logits[rows[part]].argmax(-1))
         return logits
@@ -153,8 +170,7 @@ class SRGenProcessor(LogitsProcessor):
         if not len(watched):
             return
         chosen = torch.from_numpy(watched).to(self._device)
-        scaled = logits[rows.on_device[chosen]].to(head.dtype) / rows.temperatures[chosen, None]
-        entropies = Head(head.weight).entropy(scaled)
+        entropies = entropies_of(logits[rows.on_device[chosen]], rows.temperatures[chosen])
         seen = self._trigger.watch(rows.places[chosen], entropies)
         fired = seen.fires.nonzero()[:, 0]
         if not len(fired):
@@ -165,7 +181,9 @@ class SRGenProcessor(LogitsProcessor):
             rows.left[i] -= 1
             rows.texts[i].activations += 1
             activations.append(Activation(int(rows.numbers[i]), rows.texts[i], int(lengths[i]), entropy, threshold))
-        self._due = capture, head, hidden, activations
+        last = rows.on_device[chosen[fired]]
+        # A copy, for masks are written into these logits.
+        self._due = Due(capture, head, head.unfinish(logits[last], hidden[last]), activations)
 
     def refuse(self, reason: str) -> None:
         """Nothing can be corrected in this engine: each request is told so."""
@@ -250,7 +268,7 @@ def _unsupported(reason: str) -> Report:
     return {"kind": "unsupported", "reason": reason}
 
 
-def _correct(capture: Capture, head: Head, last: Tensor, activations: list[Activation]) -> Correction:
+def _correct(capture: Capture, head: Head, projected: Tensor, activations: list[Activation]) -> Correction:
     pasts, requests = [], [activation.text.request for activation in activations]
     for activation in activations:
         begin = activation.text.boundary - 1 if activation.text.request.scope == "generated" else 0
@@ -259,10 +277,10 @@ def _correct(capture: Capture, head: Head, last: Tensor, activations: list[Activ
         (request.entropy_weight, activation.text.temperature, request.learning_rate)
         for request, activation in zip(requests, activations, strict=True)
     ]
-    weights, temperatures, rates = torch.tensor(settings, dtype=head.dtype, device=last.device).unbind(1)
-    steps = torch.tensor([request.steps for request in requests], device=last.device)
+    weights, temperatures, rates = torch.tensor(settings, dtype=head.dtype, device=projected.device).unbind(1)
+    steps = torch.tensor([request.steps for request in requests], device=projected.device)
     fit = Fit(weights, temperatures, rates, steps)
-    return correct(head, last, pasts, fit)
+    return correct(head, projected, pasts, fit)
 
 
 def _processor_of(runner: ModelRunner) -> SRGenProcessor | None:

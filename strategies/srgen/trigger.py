@@ -17,6 +17,17 @@ from torch import Tensor
 from strategies.srgen.request import MAX_WINDOW, SRGenParams
 
 
+def entropies_of(logits: Tensor, temperatures: Tensor) -> Tensor:
+    """Entropies [R] in nats of logits [R, V] at temperatures [R], in single precision.
+
+    H = log sum exp z - p . z: in every step for every row, so with as few passes over the vocabulary as there can be.
+    """
+    scaled = logits.to(torch.float32) / temperatures[:, None]
+    p = torch.softmax(scaled, -1)
+    log_sum = scaled.amax(-1) - p.amax(-1).log()
+    return log_sum - torch.bmm(p[:, None], scaled[:, :, None])[:, 0, 0]
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """What the trigger made of R texts, each [R].

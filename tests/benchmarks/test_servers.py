@@ -1,5 +1,7 @@
-import pytest
+import importlib.metadata
+from pathlib import Path
 
+from benchmarks import bare_vllm
 from benchmarks.servers import EngineFlags, differences, redraft, vllm
 
 
@@ -15,9 +17,13 @@ def test_both_engines_get_the_same_flags() -> None:
     assert "--dtype float32" in " ".join(theirs)
 
 
-def test_vllm_runs_without_redrafts_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = vllm([], 1, {"VLLM_LOGGING_LEVEL": "INFO"})
-    assert "redraft" not in server._env["VLLM_PLUGINS"]
+def test_vllm_runs_without_redrafts_plugins(tmp_path: Path) -> None:
+    server = vllm([], 1, {"VLLM_LOGGING_LEVEL": "INFO"}, tmp_path)
+    loaded = server._env["VLLM_PLUGINS"].split(",")
+    assert [name for name in loaded if "redraft" in name] == ["redraft_bare_vllm"]
+    (found,) = importlib.metadata.distributions(path=[server._env["PYTHONPATH"]])
+    (plugin,) = found.entry_points.select(group="vllm.general_plugins")
+    assert plugin.load() is bare_vllm.register
     assert server._env["VLLM_LOGGING_LEVEL"] == "INFO"
 
 

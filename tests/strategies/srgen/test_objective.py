@@ -59,7 +59,7 @@ def compare(
     head: Head, logits_of: Callable[[Tensor], Tensor], dtype: torch.dtype, fit: Fit, lengths: list[int]
 ) -> None:
     last, pasts = texts_of(dtype, lengths)
-    found = correct(head, last, pasts, fit)
+    found = correct(head, head.project(last), pasts, fit)
     for row, past in enumerate(pasts):
         delta = reference(logits_of, last[row], past, fit, row)
         assert (found.delta[row] - delta).abs().max() < TOLERANCE[dtype]
@@ -107,18 +107,18 @@ def test_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch, soft_cap: float | 
     """A text too long for the workspace is taken in parts."""
     head = head_of(torch.float64, soft_cap=soft_cap)
     last, pasts = texts_of(torch.float64, [50, 3])
-    whole = correct(head, last, pasts, fit_of(2, torch.float64))
+    whole = correct(head, head.project(last), pasts, fit_of(2, torch.float64))
     monkeypatch.setattr(objective, "WORKSPACE_BYTES", VOCABULARY * 8 * 7)
-    parts = correct(head, last, pasts, fit_of(2, torch.float64))
+    parts = correct(head, head.project(last), pasts, fit_of(2, torch.float64))
     assert torch.allclose(whole.delta, parts.delta, rtol=0, atol=1e-12)
 
 
 def test_together_is_as_alone() -> None:
     head = head_of(torch.float64)
     last, pasts = texts_of(torch.float64, [4, 90, 33])
-    together = correct(head, last, pasts, fit_of(3, torch.float64))
+    together = correct(head, head.project(last), pasts, fit_of(3, torch.float64))
     for row in range(3):
-        alone = correct(head, last[row : row + 1], pasts[row : row + 1], fit_of(1, torch.float64))
+        alone = correct(head, head.project(last[row : row + 1]), pasts[row : row + 1], fit_of(1, torch.float64))
         assert torch.allclose(together.delta[row], alone.delta[0], rtol=0, atol=1e-12)
 
 
@@ -151,12 +151,12 @@ class TwoShards:
 def test_shards_are_the_whole(soft_cap: float | None) -> None:
     whole = head_of(torch.float64, soft_cap=soft_cap)
     last, pasts = texts_of(torch.float64, [12, 40])
-    expected = correct(whole, last, pasts, fit_of(2, torch.float64))
+    expected = correct(whole, whole.project(last), pasts, fit_of(2, torch.float64))
     barrier, box, found = threading.Barrier(2), dict[int, Tensor](), dict[int, Correction]()
 
     def run(number: int, rows: slice) -> None:
         head = Head(whole.weight[rows], None, soft_cap, 1.0, rows.start, TwoShards(barrier, box, number))
-        found[number] = correct(head, last, pasts, fit_of(2, torch.float64))
+        found[number] = correct(head, head.project(last), pasts, fit_of(2, torch.float64))
 
     threads = [threading.Thread(target=run, args=(i, rows)) for i, rows in enumerate((slice(0, 41), slice(41, 97)))]
     for thread in threads:
@@ -173,8 +173,9 @@ def test_half_precision_is_near() -> None:
     """Adam's first steps are nearly the gradient's signs: components near zero may differ by much."""
     head = head_of(torch.float32)
     last, pasts = texts_of(torch.float32, [30])
-    exact = correct(head, last, pasts, fit_of(1, torch.float32))
-    near = correct(Head(head.weight.bfloat16()), last.bfloat16(), pasts, fit_of(1, torch.float32))
+    exact = correct(head, head.project(last), pasts, fit_of(1, torch.float32))
+    half = Head(head.weight.bfloat16())
+    near = correct(half, half.project(last), pasts, fit_of(1, torch.float32))
     assert near.delta.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(exact.delta, near.delta)[0] > 0.98
 

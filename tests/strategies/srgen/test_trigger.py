@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from strategies.srgen.request import MAX_WINDOW, SRGenParams
-from strategies.srgen.trigger import Trigger
+from strategies.srgen.trigger import Trigger, entropies_of
 
 CPU = torch.device("cpu")
 DEFAULT = SRGenParams()
@@ -25,6 +25,14 @@ def threshold(params: SRGenParams, before: list[float]) -> float:
         return params.warmup_threshold
     last = before[-params.window :]
     return max(mean(last) + params.sensitivity * max(stdev(last), params.min_std), params.min_threshold)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_entropies(scale: float) -> None:
+    logits = torch.randn(5, 1000, generator=torch.Generator().manual_seed(0)) * scale
+    temperatures = torch.tensor([0.5, 0.7, 1.0, 1.3, 2.0])
+    exact = torch.special.entr(torch.softmax(logits.double() / temperatures[:, None].double(), -1)).sum(-1)
+    assert (entropies_of(logits, temperatures) - exact).abs().max() < 1e-4
 
 
 def test_each_text_is_watched_by_its_own_settings() -> None:
