@@ -27,7 +27,7 @@ from benchmarks.hf_srgen import Settings as Method
 from benchmarks.journal import Journal
 from benchmarks.load import Reply, all_of, chat, client, prompt
 from benchmarks.servers import MODEL, EngineFlags, Server
-from benchmarks.srgen_report import DEFAULT, FORCED, PLAIN, report
+from benchmarks.srgen_report import ARMS, DEFAULT, FORCED, ONE_STEP, PLAIN, report
 
 RESULTS = Path(__file__).parent / "results"
 MEMORY_LINE = re.compile(r"srgen keeps (\d+) bytes beside each of (\d+) slots")
@@ -62,7 +62,8 @@ def arm(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """What a request of an arm carries."""
     if name == PLAIN:
         return {}
-    return {"strategy": {"name": "srgen", "params": params if name == FORCED else {}}}
+    chosen = {DEFAULT: {}, FORCED: params, ONE_STEP: {**params, "steps": 1}}[name]
+    return {"strategy": {"name": "srgen", "params": chosen}}
 
 
 def activations(reply: Reply) -> int:
@@ -121,7 +122,7 @@ async def measure(settings: Settings, server: Server, journal: Journal, progress
         (number_, concurrency, name)
         for number_ in range(settings.rounds)
         for concurrency in settings.concurrency
-        for name in random.Random(f"{settings.seed} {number_} {concurrency}").sample([PLAIN, DEFAULT, FORCED], 3)
+        for name in random.Random(f"{settings.seed} {number_} {concurrency}").sample(ARMS, len(ARMS))
     ]
     task = progress.add_task("rounds", total=len(cells))
     for number_, concurrency, name in cells:
@@ -181,7 +182,8 @@ def hugging_face(settings: Settings, path: str, dtype: str, threshold: float, pr
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
     draw = random.Random(settings.seed)
     arms = {PLAIN: Method(warmup_threshold=1e9, min_threshold=1e9, window=settings.tokens)}
-    arms |= {DEFAULT: Method(), FORCED: Method(**at_threshold(threshold, settings.tokens))}
+    forced = at_threshold(threshold, settings.tokens)
+    arms |= {DEFAULT: Method(), FORCED: Method(**forced), ONE_STEP: Method(**forced, steps=1)}
     result: dict[str, Any] = {name: [] for name in arms}
     task = progress.add_task(f"Hugging Face, {dtype}", total=settings.hf_answers * len(arms))
     for number_ in range(settings.hf_answers):

@@ -24,8 +24,9 @@ from benchmarks.stats import Ratio
 
 OVERHEAD_AIM = Aim(1.25)
 HF_AIM = Aim(5.0, at_least=True)
-PLAIN, DEFAULT, FORCED = "without", "defaults", "forced"
+PLAIN, DEFAULT, FORCED, ONE_STEP = "without", "defaults", "forced", "forced, 1 step"
 """The arms."""
+ARMS = (PLAIN, DEFAULT, FORCED, ONE_STEP)
 
 
 def report(journal: Journal, shown: Mapping[str, Any], folder: Path) -> Path:
@@ -33,13 +34,13 @@ def report(journal: Journal, shown: Mapping[str, Any], folder: Path) -> Path:
     entries, settings, facts = journal.entries, journal.settings, journal.facts
     rows, ratios, findings = [], dict[str, Ratio](), []
     hf = entries["hugging_face"]
-    hf_speed = {name: [entry["tokens_per_second"] for entry in hf[name]] for name in (PLAIN, DEFAULT, FORCED)}
+    hf_speed = {name: [entry["tokens_per_second"] for entry in hf[name]] for name in ARMS}
     for concurrency in settings["concurrency"]:
         speeds = {
             name: [entry["tokens_per_second"] for entry in journal.under("speed", f"{concurrency:02}", name)]
-            for name in (PLAIN, DEFAULT, FORCED)
+            for name in ARMS
         }
-        for name in (DEFAULT, FORCED):
+        for name in ARMS[1:]:
             made = [entry["activations"] for entry in journal.under("speed", f"{concurrency:02}", name)]
             # Time over time: what an answer takes longer.
             r = Ratio.of(speeds[PLAIN], speeds[name])
@@ -86,10 +87,7 @@ def report(journal: Journal, shown: Mapping[str, Any], folder: Path) -> Path:
             "## Plain Hugging Face, batch 1",
             table(
                 ["", "corrections an answer", "tokens/s"],
-                [
-                    [name, spread([entry["activations"] for entry in hf[name]]), spread(hf_speed[name])]
-                    for name in (PLAIN, DEFAULT, FORCED)
-                ],
+                [[name, spread([entry["activations"] for entry in hf[name]]), spread(hf_speed[name])] for name in ARMS],
             ),
             HF_NOTE.format(dtype=hf["dtype"]),
             "## Memory",
@@ -158,7 +156,8 @@ HEADER = [
 ]
 NOTE = """Answers of {tokens} tokens, temperature {temperature}, {rounds} rounds, each with all arms in shuffled \
 order on the same prompts and seeds. `defaults`: the paper's parameters. `forced`: a fixed threshold of \
-{threshold:.2f} nats, found by bisection for about 6 corrections an answer ({activations:.1f} there)."""
+{threshold:.2f} nats, found by bisection for about 6 corrections an answer ({activations:.1f} there); \
+with `steps` 1 instead of 3 a correction only the positions since the last one."""
 SPEED_NOTE = """Without: plain requests to the same server, so the ratio holds the gateway's strategy run as well. \
 Ratios are medians over rounds with 95% bootstrap intervals."""
 HF_NOTE = """By autograd, with a KV cache, in {dtype}, the faster of float32 and bfloat16 here. It is the oracle of \

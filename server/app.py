@@ -3,6 +3,8 @@
 import argparse
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from server.errors import add_error_handlers
 from server.gateway import Gateway
@@ -33,9 +35,14 @@ async def create_app(settings: Settings, engine: EngineClient, args: argparse.Na
         app.include_router(routes.router)
     attach_metrics(app)
     add_error_handlers(app)
-    # The last one added is the outermost: even a refused request has an id.
+    # The last one added is the outermost. A browser asks for leave without a key.
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     if settings.api_key:
         app.add_middleware(AuthMiddleware, keys=[key.get_secret_value() for key in settings.api_key])
-    app.add_middleware(RequestIdMiddleware)
+    app.add_middleware(CORSMiddleware, allow_origins=settings.allowed_origin, allow_methods=["*"], allow_headers=["*"])
     return app
+
+
+def with_request_ids(app: FastAPI) -> ASGIApp:
+    """The application as it is served: around all of it, errors that nobody foresaw too, every request has an id."""
+    return RequestIdMiddleware(app)

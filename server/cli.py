@@ -1,6 +1,7 @@
 """The `redraft` command."""
 
 import logging
+import tomllib
 
 import typer
 from pydantic import ValidationError
@@ -9,7 +10,7 @@ from rich.console import Console
 from server.flags import with_setting_flags
 from server.models.cli import app as models_app
 from server.models.errors import ModelError
-from server.settings import Settings
+from server.settings import CONFIG_FILE, Settings
 
 app = typer.Typer(
     name="redraft", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
@@ -33,11 +34,25 @@ def serve(context: typer.Context, **flags: object) -> None:
         settings = Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
         for problem in error.errors():
-            flag = "--" + ".".join(str(part) for part in problem["loc"]).replace("_", "-")
-            console.print(f"[red]{flag}[/red]: {problem['msg']}")
+            name = ".".join(str(part) for part in problem["loc"])
+            # Neither a flag nor a variable can have a name that is none.
+            unknown = problem["type"] == "extra_forbidden"
+            where = f"{CONFIG_FILE}: {name}" if unknown else "--" + name.replace("_", "-")
+            console.print(f"[red]{where}[/red]: {'there is no such setting' if unknown else problem['msg']}")
+        raise typer.Exit(2) from None
+    except tomllib.TOMLDecodeError as error:
+        console.print(f"[red]{CONFIG_FILE}[/red] is no TOML: {error}")
         raise typer.Exit(2) from None
     try:
         run_server(settings, context.args, console)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "vllm":
+            raise
+        console.print(
+            "[red]vLLM is not installed.[/red] Install it from the lock (make setup), which is known to work,"
+        )
+        console.print("or: pip install 'redraft[cpu]', with an NVIDIA GPU pip install 'redraft[cuda]'", markup=False)
+        raise typer.Exit(1) from None
     except (ValueError, RuntimeError, OSError, ModelError) as error:
         logging.getLogger("redraft").debug("start failed", exc_info=True)
         console.print(f"[red]redraft could not start:[/red] {error}")

@@ -17,6 +17,7 @@ _TYPES = {
     404: "NotFoundError",
     413: "BadRequestError",
     429: "RateLimitError",
+    500: "InternalServerError",
     503: "ServiceUnavailableError",
 }
 
@@ -49,6 +50,10 @@ class ApiError(Exception):
         return JSONResponse(self.body(), self.status, self.headers)
 
 
+class StrategyFailed(Exception):
+    """A strategy's own fault, not the request's. The log has the cause; clients are not told what a plugin says."""
+
+
 def engine_died() -> ApiError:
     """What every request gets once the engine is dead."""
     return ApiError(503, "the engine has died; restart the server")
@@ -65,6 +70,10 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(InvalidTask)
     async def invalid_task(request: Request, error: InvalidTask) -> JSONResponse:
         return ApiError(400, str(error), error.param).response()
+
+    @app.exception_handler(StrategyFailed)
+    async def strategy_failed(request: Request, error: StrategyFailed) -> JSONResponse:
+        return ApiError(500, str(error)).response()
 
     # fastapi's own for what a route refuses, starlette's for paths and methods that no route has.
     @app.exception_handler(HTTPException)

@@ -1,12 +1,14 @@
 """One strategy run of one request: from the task that vLLM's serving classes prepared to the answer they render."""
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import replace
 from typing import Any, cast
 
+from server.errors import ApiError, StrategyFailed
 from server.limits import RunLimiter
 from server.resolve import Plan
 from server.settings import Settings
@@ -15,6 +17,8 @@ from strategies.base import Answer, Budget, Event, InvalidTask, Note, Task, Thou
 from strategies.engine import Engine, Piece, Report
 from strategies.sampling import Role
 from strategies.session import Call, Session, Usage, run
+
+logger = logging.getLogger("redraft.run")
 
 
 class StrategyRun:
@@ -68,28 +72,35 @@ class StrategyRun:
         """
         telemetry = self._telemetry or RunTelemetry(self.plan.name, None)
         with telemetry.observe(self), self._telling_ready():
-            self._check_length(task)
-            self.plan.strategy.check(task)
-            async with self._limiter.slot(accepted=lambda: self.ready.set_result(None)):
-                self._session = session = Session(
-                    engine,
-                    max_tokens=self._budget.max_tokens,
-                    max_seconds=self._budget.max_seconds,
-                    adapter=adapter,
-                    decode=self.plan.decode,
-                    on_call=telemetry.call,
-                    on_report=self._tell_report,
-                )
-                with self._blaming(session):
-                    async with session, aclosing(run(self.plan.strategy, task, session)) as events:  # type: ignore[type-var]
-                        async for event in events:
-                            telemetry.event(event)
-                            if isinstance(event, Answer):
-                                self._visible_tokens += len(event.piece.token_ids)
-                                yield event.piece
-                            else:
-                                self._tell(event)
-                self._seconds = time.monotonic() - self._began
+            self._check(task, engine)
+            self._session = session = Session(
+                engine,
+                max_tokens=self._budget.max_tokens,
+                max_seconds=self._budget.max_seconds,
+                adapter=adapter,
+                decode=self.plan.decode,
+                on_call=telemetry.call,
+                on_report=self._tell_report,
+            )
+            with self._blaming(session):
+                async with session, aclosing(run(self._in_turn(task, session), session)) as events:  # type: ignore[type-var]
+                    async for event in events:
+                        telemetry.event(event)
+                        if isinstance(event, Answer):
+                            self._visible_tokens += len(event.piece.token_ids)
+                            yield event.piece
+                        else:
+                            self._tell(event)
+            self._seconds = time.monotonic() - self._began
+
+    async def _in_turn(self, task: Task, session: Session) -> AsyncIterator[Event]:
+        """The strategy's events, once it is this run's turn. To wait takes of the deadline too."""
+        async with AsyncExitStack() as stack:
+            slot = self._limiter.slot(accepted=lambda: self.ready.set_result(None))
+            await session.bounded(stack.enter_async_context(slot))
+            async with aclosing(self.plan.strategy.run(task, session)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    yield event
 
     def _tell_report(self, report: Report, call: Call, branch: int) -> None:
         self._tell(replace(self.plan.note(report), branch=call.first_branch + branch, role=cast(Role, call.role)))
@@ -119,11 +130,23 @@ class StrategyRun:
         try:
             yield
         except Exception as error:
-            if any(error is failure for failure in session.failures):
+            if isinstance(error, ApiError) or any(error is failure for failure in session.failures):
                 raise
-            raise RuntimeError(f"strategy {self.plan.name} failed: {error!r}") from error
+            logger.exception("strategy %s failed", self.plan.name)
+            raise StrategyFailed(f"the strategy {self.plan.name} failed; the server's log says why") from error
 
-    def _check_length(self, task: Task) -> None:
+    def _check(self, task: Task, engine: Engine) -> None:
+        """Refuses what cannot be run, before it waits or costs anything."""
+        likeliest, most = task.sampling.logprobs, engine.capabilities.max_logprobs
+        if likeliest is not None and not 0 <= likeliest <= most:
+            raise InvalidTask(f"top_logprobs is {likeliest}; with a strategy it is 0 to {most}", "top_logprobs")
+        for plugin in (self.plan.strategy, *self.plan.decoders):
+            if lacking := sorted(plugin.needs - engine.capabilities.names):
+                # The engine has it, or the plan had been refused.
+                raise InvalidTask(
+                    f"with this adapter the engine cannot run {plugin.name}: {', '.join(lacking)}", "model"
+                )
+        self.plan.strategy.check(task)
         if self._max_prompt_tokens is not None and len(task.prompt) > self._max_prompt_tokens:
             raise InvalidTask(
                 f"the prompt has {len(task.prompt)} tokens; a strategy takes {self._max_prompt_tokens} at most",

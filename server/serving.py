@@ -10,7 +10,7 @@ import socket
 import time
 from collections.abc import Iterator, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 import uvicorn
 import uvloop
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from server.engine.arguments import engine_arguments, engine_environment
 from server.engine.hardware import detect
-from server.logs import configure_logging
+from server.logs import LogFile, configured_logging, take_over
 from server.models import resolve
 from server.models.cli import show_steps
 from server.settings import Settings
@@ -42,14 +42,23 @@ def serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> No
         KeyboardInterrupt: it was told to stop before it was ready.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    with configured_logging(settings):
+        if settings.log_format == "json":
+            console = Console(file=cast(IO[str], LogFile()), width=10_000)
+        _serve(settings, vllm_flags, console)
+
+
+def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> None:
     listener = listen(settings)
     with show_steps(console) as on_step:
         model = resolve(settings.model, served_name=settings.served_model_name, on_step=on_step)
     hardware = detect()
     os.environ.update(engine_environment(settings, model, hardware))
-    configure_logging(settings)
     with _progress(console, f"Loading vLLM for {model.served_name}"):
-        # Not before: importing vllm reads the environment.
+        # Not before: importing vllm reads the environment. torch first, for it logs by handlers of its own.
+        import torch  # noqa: F401
+
+        take_over()
         from server.vllm_api import running_engine
 
         args = engine_arguments(settings, model, hardware, vllm_flags)
@@ -63,10 +72,10 @@ def serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> No
 async def _listen(
     settings: Settings, listener: socket.socket, engine: "EngineClient", args: argparse.Namespace, console: Console
 ) -> None:
-    from server.app import create_app
+    from server.app import create_app, with_request_ids
 
     app = await create_app(settings, engine, args)
-    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS))
+    server = _Server(uvicorn.Config(with_request_ids(app), log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS))
     app.state.server = server  # vLLM's own error handler stops it through this.
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, server.handle_exit, number, None)

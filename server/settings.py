@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="Accepted API key; repeat the flag, or separate with commas in the environment."
     )
+    allowed_origin: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="Origin of web pages that may ask, for CORS; repeatable."
+    )
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="auto: fastest for this CPU.")
     max_model_len: int | None = Field(None, ge=16, description="Longest prompt plus answer, in tokens.")
@@ -57,11 +60,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["text", "json"] = Field("text", description="Readable lines, or one JSON object a line.")
 
-    @field_validator("api_key", "logits_processor", mode="before")
+    @field_validator("api_key", "allowed_origin", "logits_processor", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable of the environment holds several values between commas."""
-        return tuple(filter(None, (part.strip() for part in value.split(",")))) if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        parts = tuple(filter(None, (part.strip() for part in value.split(","))))
+        if value.strip() and not parts:
+            raise ValueError("nothing but commas; leave it out for the default")  # Not a server open to everybody.
+        return parts
 
     @classmethod
     def settings_customise_sources(

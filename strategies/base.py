@@ -26,7 +26,9 @@ class Budget(Params):
     """What one request may spend."""
 
     max_tokens: int | None = Field(None, ge=1, description="Completion tokens over all engine calls of the request.")
-    max_seconds: float | None = Field(None, gt=0, description="Seconds from the start of the run.")
+    max_seconds: float | None = Field(
+        None, gt=0, description="Seconds from the start of the run, waiting for its turn included."
+    )
 
 
 class InvalidTask(ValueError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
-from strategies.base import Answer, Event, Note, Strategy, Task
+from strategies.base import Answer, Event, Note
 from strategies.engine import (
     Capabilities,
     Engine,
@@ -27,6 +27,8 @@ from strategies.engine import (
 )
 
 T = TypeVar("T")
+GRACE_SECONDS = 3.0
+"""A step of the engine cannot be cut: what it still says comes within this."""
 Limit = Literal["budget", "deadline", "context"]
 """budget: tokens; deadline: seconds; context: the model takes no longer prompt."""
 
@@ -324,10 +326,20 @@ class Session:
 
     async def bounded(self, work: Awaitable[T]) -> T:
         """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""
+        return await self._until(self._deadline, work)
+
+    async def within_grace(self, work: Awaitable[T]) -> T:
+        """The result of work that may go on for GRACE_SECONDS after the deadline. Raises Exhausted then."""
+        return await self._until(None if self._deadline is None else self._deadline + GRACE_SECONDS, work)
+
+    async def _until(self, deadline: float | None, work: Awaitable[T]) -> T:
+        timeout = asyncio.timeout_at(deadline)
         try:
-            async with asyncio.timeout_at(self._deadline):
+            async with timeout:
                 return await work
         except TimeoutError:
+            if not timeout.expired():
+                raise  # The work's own.
             raise self._exhausted("deadline") from None
 
     def keep(self, generation: Generation) -> None:
@@ -398,13 +410,31 @@ class Session:
         return Exhausted(limit)
 
 
-async def run(strategy: Strategy, task: Task, session: Session) -> AsyncIterator[Event]:
-    """Runs a strategy to its answer. A limit that ends it yields the answer kept last, cut if it was cut."""
+async def run(events: AsyncIterator[Event], session: Session) -> AsyncIterator[Event]:
+    """A strategy's events to its answer. A limit that ends it yields the answer kept last, cut if it was cut.
+
+    Calls end with the deadline by themselves, and what a strategy makes of them is its answer; one that then still
+    goes on, whatever it waits for, is ended after GRACE_SECONDS.
+
+    Raises:
+        RuntimeError: it ended without an answer, or went on after the answer's end.
+    """
+    answered = False
     try:
-        async with aclosing(strategy.run(task, session)) as events:  # type: ignore[type-var]
-            async for event in events:
+        async with aclosing(events):  # type: ignore[type-var]
+            while True:
+                event = await session.within_grace(anext(events))
+                if isinstance(event, Answer):
+                    if answered:
+                        raise RuntimeError("it goes on with an answer that it has ended")
+                    answered = event.piece.finish_reason is not None
                 yield event
+    except StopAsyncIteration:
+        if not answered:
+            raise RuntimeError("it ended without an answer") from None
     except Exhausted as stop:
+        if answered:
+            return
         yield Note("stopped", f"{stop}; this is the best answer so far", {"limit": stop.limit})
         yield Answer.of(_cut(session.kept))
 

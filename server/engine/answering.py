@@ -125,7 +125,7 @@ class _AnsweringEngine:
             tools=self._tools,
             continues=self._continues,
         )
-        engine = EmbeddedEngine(self._client, self._renderer.renderer, options)
+        engine = EmbeddedEngine(self._client, self._renderer.renderer, options, lora_request)
         whole = sampling_params.output_kind == RequestOutputKind.FINAL_ONLY
         pieces: list[Piece] = []
         async for piece in self._run.answer(task, engine, lora_request):

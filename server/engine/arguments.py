@@ -123,6 +123,8 @@ def _decided(settings: Settings, model: ResolvedModel, hardware: Hardware) -> di
 def _chosen(settings: Settings, hardware: Hardware) -> dict[str, Any]:
     """Arguments that redraft prefers to vLLM's defaults; a vLLM flag changes them."""
     chosen: dict[str, Any] = {"enable_prefix_caching": True, "enable_chunked_prefill": True}
+    if settings.log_format == "json":
+        chosen["use_tqdm_on_load"] = False  # A progress bar is no JSON.
     if hardware.device == "cpu":
         chosen |= {
             "enforce_eager": not settings.compile,

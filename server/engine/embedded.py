@@ -2,16 +2,20 @@
 
 import asyncio
 import copy
+import functools
+import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import GenerationError, VLLMValidationError
+from vllm.lora.utils import get_adapter_absolute_path
 from vllm.outputs import RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -136,13 +140,16 @@ class EmbeddedEngine:
         client: the running AsyncLLM.
         renderer: vLLM's own chat renderer.
         options: what every call of this request carries.
+        adapter: the LoRARequest that the client named, None for the served weights.
     """
 
-    def __init__(self, client: EngineClient, renderer: OnlineRenderer, options: CallOptions) -> None:
+    def __init__(
+        self, client: EngineClient, renderer: OnlineRenderer, options: CallOptions, adapter: Any = None
+    ) -> None:
         self._client = client
         self._renderer = renderer
         self._options = options
-        self.capabilities = capabilities(client)
+        self.capabilities = capabilities(client, adapter)
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
         """Applies the chat template as vLLM does for the request itself."""
@@ -234,11 +241,12 @@ class EmbeddedStream:
         )
 
 
-def capabilities(client: EngineClient) -> Capabilities:
-    """What this vLLM can do."""
+def capabilities(client: EngineClient, adapter: Any = None) -> Capabilities:
+    """What this vLLM can do, with an adapter (LoRARequest) or without."""
     config = client.model_config
     names: set[Capability] = {"tokens", "logprobs", "grammar"}
-    if client.vllm_config.speculative_config is None:  # vLLM then runs no logits processor of ours.
+    # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
+    if client.vllm_config.speculative_config is None and not (adapter and _adapts_head(adapter.lora_path)):
         names.add("hidden_states")
     limit = config.max_logprobs
     return Capabilities(
@@ -247,6 +255,15 @@ def capabilities(client: EngineClient) -> Capabilities:
         max_logprobs=config.get_vocab_size() if limit < 0 else limit,
         vocab_size=config.get_vocab_size(),
     )
+
+
+@functools.cache
+def _adapts_head(folder: str) -> bool:
+    """Whether the adapter in a folder changes the language model's head."""
+    config = json.loads(Path(get_adapter_absolute_path(folder), "adapter_config.json").read_text())
+    targets = config.get("target_modules") or ()
+    names = [targets] if isinstance(targets, str) else [*targets, *(config.get("modules_to_save") or ())]
+    return any(head in name for name in names for head in ("lm_head", "embed_tokens", "all-linear"))
 
 
 def with_texts(report: Report, tokenizer: Any) -> Report:

@@ -46,7 +46,8 @@ def resolve(
     elif is_path(model):
         folder = Path(model).expanduser().absolute()
         check_checkpoint(folder)
-        resolved = ResolvedModel(str(folder), served_name or folder.name, local=True)
+        parser = tool_call_parser_of(folder)
+        resolved = ResolvedModel(str(folder), served_name or folder.name, tool_call_parser=parser, local=True)
     else:
         resolved = ResolvedModel(model, served_name or model.rsplit("/", 1)[-1])
         if not HUB_ID_PATTERN.fullmatch(model):
@@ -60,6 +61,18 @@ def resolve_default(served_name: str, on_step: Callable[[str], None]) -> Resolve
     local = packaged_gguf() is not None
     path = str(prepare_default(on_step)) if local else HUB_ID
     return ResolvedModel(path, served_name, CHAT_TEMPLATE, TOOL_CALL_PARSER, local)
+
+
+def tool_call_parser_of(folder: Path) -> str | None:
+    """VLLM's parser for the way in which a checkpoint's chat template writes tool calls, if it is the common one.
+
+    That is a JSON object between <tool_call> tags, as the default model, what is trained from it, and many others
+    have it. Some models write XML between the same tags.
+    """
+    template = folder / "chat_template.jinja"
+    config = folder / "tokenizer_config.json"
+    text = "".join(file.read_text(errors="replace") for file in (template, config) if file.is_file())
+    return TOOL_CALL_PARSER if "<tool_call>" in text and "<function=" not in text else None
 
 
 def is_path(model: str) -> bool:

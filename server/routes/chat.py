@@ -31,8 +31,8 @@ router = APIRouter()
 @router.post("/v1/chat/completions", dependencies=[Depends(validate_json_request)], response_model=None)
 async def chat_completions(request: ChatCompletionRequest, raw_request: Request) -> Response:
     """OpenAI's chat completions, with an optional `strategy`."""
-    refuse_engine_fields(request)
     gateway = Gateway.of(raw_request)
+    refuse_engine_fields(request, gateway.capabilities)
     plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
     if plan is None:
         return await plain_chat(request, raw_request)

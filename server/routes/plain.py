@@ -19,8 +19,9 @@ for method, path, endpoint in unchanged_routes():
 @router.post("/v1/completions", dependencies=[Depends(validate_json_request)], response_model=None)
 async def completions(request: CompletionRequest, raw_request: Request) -> Response:
     """OpenAI's legacy completions, by vLLM."""
-    refuse_engine_fields(request)
-    Gateway.of(raw_request).refuse_strategy(request.model, (request.model_extra or {}).get("strategy"))
+    gateway = Gateway.of(raw_request)
+    refuse_engine_fields(request, gateway.capabilities)
+    gateway.refuse_strategy(request.model, (request.model_extra or {}).get("strategy"))
     return await plain_completion(request, raw_request)
 
 

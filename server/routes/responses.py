@@ -42,8 +42,8 @@ logger = logging.getLogger("redraft.responses")
 @router.post("/v1/responses", dependencies=[Depends(validate_json_request)], response_model=None)
 async def responses(request: ResponsesRequest, raw_request: Request) -> Response:
     """OpenAI's responses, with an optional `strategy`."""
-    refuse_engine_fields(request)
     gateway = Gateway.of(raw_request)
+    refuse_engine_fields(request, gateway.capabilities)
     plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
     if plan is None:
         return await plain_responses(request, raw_request)

@@ -33,18 +33,25 @@ def ask_for_revision() -> Message:
 
 
 def read_feedback(feedback: str, criteria: Sequence[str]) -> Verdict:
-    """Reads a critique. A criterion that it does not call met counts as not met."""
+    """Reads a critique, in doubt as one that finds fault: models say too readily that all is well.
+
+    Without criteria its last line must be the verdict and nothing else. A criterion is met if a line says so, and none
+    says otherwise.
+    """
     if not criteria:
-        passed = bool(re.search(r"\bno faults?\b", feedback, re.IGNORECASE))
+        passed = bool(_PASS.fullmatch(feedback.strip().rpartition("\n")[2]))
         summary = "no fault found" if passed else "faults found"
         return Verdict(float(passed), () if passed else (feedback.strip(),), passed, summary)
-    met = {int(number) for number, negated in _ITEM.findall(feedback) if not negated}
+    lines = [(int(number), bool(_MET.match(says))) for number, says in _ITEM.findall(feedback)]
+    met = {number for number, says_met in lines if says_met} - {number for number, says_met in lines if not says_met}
     faults = tuple(criterion for number, criterion in enumerate(criteria, 1) if number not in met)
     kept = len(criteria) - len(faults)
     return Verdict(kept / len(criteria), faults, not faults, f"{kept} of {len(criteria)} criteria met")
 
 
-_ITEM = re.compile(r"^[^\w\n]*(\d+)[^\w\n]+(not\s+)?met\b", re.IGNORECASE | re.MULTILINE)
+_PASS = re.compile(r"\W*(there (is|are) |i (see|find|found) )?no faults?( found| at all)?\W*", re.IGNORECASE)
+_ITEM = re.compile(r"^[^\w\n]*(\d+)[^\w\n]+(.*)$", re.MULTILINE)
+_MET = re.compile(r"met\b(?!\W*\?)(?!.*\bnot met\b)", re.IGNORECASE)
 
 FEEDBACK = """\
 Check your answer above against my request, step by step. For every fault, quote the place where it is wrong and say \

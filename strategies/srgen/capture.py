@@ -97,10 +97,12 @@ class Capture:
         self._tokens[slots] = runner.input_ids.gpu[:count]
         self._expecting = self._watcher.begin(self)
 
-    def past(self, row: int, begin: int, end: int) -> Past:
-        """Positions begin .. end - 1 of the text in a row of the batch, and the tokens after each."""
+    def past(self, row: int, begin: int, end: int, before: Tensor | None, earlier: int) -> Past:
+        """Positions begin .. end - 1 of the text in a row of the batch, and the tokens after each; `before` sums up the
+        `earlier` ones.
+        """
         slots = torch.from_numpy(self._slots(row, begin, end + 1)).to(self._hidden.device)
-        return Past(self._hidden[slots[:-1]], self._tokens[slots[1:]].long())
+        return Past(self._hidden[slots[:-1]], self._tokens[slots[1:]].long(), before, earlier)
 
     def hidden(self, row: int, begin: int, end: int) -> Tensor:
         """Hidden states at positions begin .. end - 1 of the text in a row of the batch, [end - begin, D]."""

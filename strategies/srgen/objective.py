@@ -165,13 +165,19 @@ class Head:
 class Past:
     """What the cross-entropy is taken over.
 
+    Of earlier positions the sum of their first gradients may stand for them, where there is but one step.
+
     Args:
         hidden: [T, D], the backbone's output at each position.
         labels: [T], the token that came next.
+        before: [D], the sum of the gradients at delta = 0 of earlier positions; zero if there are none.
+        earlier: their number.
     """
 
     hidden: Tensor
     labels: Tensor
+    before: Tensor | None = None
+    earlier: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +205,13 @@ class Correction:
         delta: [A, D].
         logits: [A, V], what delta changes the logits by, over the whole vocabulary.
         entropy: [A], in nats, at the sampling temperature, with delta.
+        sums: [A, D], the gradients of CE at delta = 0, summed over all positions: `before` of a later fit.
     """
 
     delta: Tensor
     logits: Tensor
     entropy: Tensor
+    sums: Tensor
 
 
 def batches(head: Head, lengths: Sequence[int]) -> Iterator[slice]:
@@ -229,25 +237,35 @@ def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit) -> C
     """
     temperature, weight = fit.temperature[:, None], fit.entropy_weight[:, None]
     crosses = [_CrossEntropy(head, past) for past in pasts]
-    optimizer = _AdamW(projected.new_zeros(len(pasts), head.weight.shape[1]), fit.learning_rate[:, None])
+    positions = projected.new_tensor([[len(past.hidden) + past.earlier] for past in pasts])
+    nothing = projected.new_zeros(head.weight.shape[1])
+    sums = torch.stack([nothing if past.before is None else past.before for past in pasts])
+    optimizer = _AdamW(torch.zeros_like(sums), fit.learning_rate[:, None])
     shift = torch.zeros_like(projected)
     for step in range(int(fit.steps.max())):
         shifted = projected + shift
         cross = torch.stack([cross.gradient(one) for cross, one in zip(crosses, shift, strict=True)])
         entropy = head.entropy_gradient(head.finish(shifted), temperature) * head.slope(shifted)
-        gradient = head.pull_back((1 - weight) * cross + weight * entropy)
-        optimizer.update(gradient, (step < fit.steps)[:, None])
+        gradient = (1 - weight) * cross / positions + weight * entropy
+        if step == 0:
+            # Together: to read W takes most of the time.
+            first, own = head.pull_back(torch.cat([gradient, cross])).chunk(2)
+            optimizer.update(first + (1 - weight) * sums / positions, fit.steps[:, None] > 0)
+            sums = sums + own
+        else:
+            optimizer.update(head.pull_back(gradient), step < fit.steps[:, None])
         shift = head.shift(optimizer.parameter)
     corrected = head.finish(projected + shift)
     return Correction(
         optimizer.parameter,
         head.shards.gather(corrected - head.finish(projected)),
         head.entropy(corrected / temperature),
+        sums,
     )
 
 
 class _CrossEntropy:
-    """The mean cross-entropy of one text as a function of the shift a = W delta."""
+    """The cross-entropy of one text, summed over its positions, as a function of the shift a = W delta."""
 
     def __init__(self, head: Head, past: Past) -> None:
         self._head = head
@@ -258,7 +276,7 @@ class _CrossEntropy:
         self._kept = None if len(past.hidden) > self._rows else list(self._make())
 
     def gradient(self, shift: Tensor) -> Tensor:
-        """With respect to the projections at all positions, summed: they are all shifted alike, [V]."""
+        """With respect to the shift, [V]: the gradients at all positions, summed."""
         total = -self._counts if self._head.soft_cap is None else torch.zeros_like(self._counts)
         begin = 0
         for part in self._make() if self._kept is None else self._kept:
@@ -267,7 +285,7 @@ class _CrossEntropy:
             else:
                 total += self._capped_sum(part + shift, self._labels[begin : begin + len(part)])
             begin += len(part)
-        return total * (self._head.scale / begin) if self._head.soft_cap is None else total / begin
+        return total * self._head.scale if self._head.soft_cap is None else total
 
     def _make(self) -> Iterator[Tensor]:
         """Distributions without delta, [some positions, V]; projections where the head is not linear."""

@@ -50,6 +50,14 @@ class Text:
     activations: int
     entered: bool = False
     """Whether the trigger knows it: not before its prompt is computed."""
+    summed: int = 0
+    """Positions whose first gradients `gradients` holds. Only kept where there is but one step."""
+    gradients: Tensor | None = None
+    """Their sum, [D]."""
+
+    def scope_begin(self) -> int:
+        """The first position that the cross-entropy is taken over."""
+        return self.boundary - 1 if self.request.scope == "generated" else 0
 
 
 class Rows:
@@ -65,6 +73,7 @@ class Rows:
         self.numbers = np.fromiter(texts, np.int64, len(texts))
         self.boundaries = np.array([text.boundary for text in self.texts])
         self.left = np.array([text.request.max_activations - text.activations for text in self.texts])
+        self.pending = np.array([not text.entered for text in self.texts])
         self.places = torch.tensor([text.place for text in self.texts], device=device)
         self.temperatures = torch.tensor([text.temperature for text in self.texts], device=device)
         self.on_device = torch.from_numpy(self.numbers).to(device)
@@ -143,7 +152,7 @@ class SRGenProcessor(LogitsProcessor):
         activations = due.activations
         rows = torch.tensor([activation.row for activation in activations], device=logits.device)
         before = logits[rows].argmax(-1)
-        for part in batches(due.head, [activation.length for activation in activations]):
+        for part in batches(due.head, [activation.length - activation.text.summed for activation in activations]):
             correction = _correct(due.capture, due.head, due.projected[part], activations[part])
             logits[rows[part]] += correction.logits.to(logits.dtype)
             self._report(activations[part], correction, before[part], logits[rows[part]].argmax(-1))
@@ -163,9 +172,9 @@ class SRGenProcessor(LogitsProcessor):
         lengths = capture.runner.optimistic_seq_lens_cpu.numpy()[rows.numbers]
         # A row whose prompt is not through has logits too, of which no token comes.
         sampled = ~capture.runner.discard_request_mask.np[rows.numbers]
-        for i in np.flatnonzero(sampled):
-            if not rows.texts[i].entered:
-                self._enter(rows.texts[i], int(rows.numbers[i]), int(lengths[i]), capture, head)
+        for i in np.flatnonzero(sampled & rows.pending):
+            self._enter(rows.texts[i], int(rows.numbers[i]), int(lengths[i]), capture, head)
+            rows.pending[i] = False
         watched = np.flatnonzero(sampled & (lengths > rows.boundaries) & (rows.left > 0))
         if not len(watched):
             return
@@ -260,6 +269,8 @@ class SRGenProcessor(LogitsProcessor):
             )
 
     def _tell(self, arguments: Arguments, report: Report) -> None:
+        if report["kind"] == "unsupported":
+            logger.warning("srgen: a request is not corrected: %s", report["reason"])
         if get_tp_group().rank_in_group == 0:
             self._reports.write(arguments, {"decoder": "srgen", **report})
 
@@ -271,8 +282,10 @@ def _unsupported(reason: str) -> Report:
 def _correct(capture: Capture, head: Head, projected: Tensor, activations: list[Activation]) -> Correction:
     pasts, requests = [], [activation.text.request for activation in activations]
     for activation in activations:
-        begin = activation.text.boundary - 1 if activation.text.request.scope == "generated" else 0
-        pasts.append(capture.past(activation.row, begin, activation.length - 1))
+        text = activation.text
+        earlier = text.summed - text.scope_begin() if text.gradients is not None else 0
+        begin = text.summed if text.gradients is not None else text.scope_begin()
+        pasts.append(capture.past(activation.row, begin, activation.length - 1, text.gradients, earlier))
     settings = [
         (request.entropy_weight, activation.text.temperature, request.learning_rate)
         for request, activation in zip(requests, activations, strict=True)
@@ -280,7 +293,11 @@ def _correct(capture: Capture, head: Head, projected: Tensor, activations: list[
     weights, temperatures, rates = torch.tensor(settings, dtype=head.dtype, device=projected.device).unbind(1)
     steps = torch.tensor([request.steps for request in requests], device=projected.device)
     fit = Fit(weights, temperatures, rates, steps)
-    return correct(head, projected, pasts, fit)
+    correction = correct(head, projected, pasts, fit)
+    for activation, gradients in zip(activations, correction.sums, strict=True):
+        if activation.text.request.steps == 1:
+            activation.text.gradients, activation.text.summed = gradients, activation.length - 1
+    return correction
 
 
 def _processor_of(runner: ModelRunner) -> SRGenProcessor | None:

@@ -25,7 +25,7 @@ def entropies_of(logits: Tensor, temperatures: Tensor) -> Tensor:
     scaled = logits.to(torch.float32) / temperatures[:, None]
     p = torch.softmax(scaled, -1)
     log_sum = scaled.amax(-1) - p.amax(-1).log()
-    return log_sum - torch.bmm(p[:, None], scaled[:, :, None])[:, 0, 0]
+    return log_sum - p.mul_(scaled).sum(-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -75,3 +76,25 @@ def test_a_wrong_setting_names_its_flag() -> None:
     result = CliRunner().invoke(redraft, ["serve", "--port", "70000"])
     assert result.exit_code == 2
     assert "--port" in result.output
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("prot = 1\n", "redraft.toml: prot"), ("port = = 1\n", "redraft.toml is no TOML"), ("port = -1\n", "--port")],
+)
+def test_a_wrong_file_is_told_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, said: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("redraft.toml").write_text(content)
+    result = CliRunner().invoke(redraft, ["serve"])
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_a_missing_vllm_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise ModuleNotFoundError("No module named 'vllm'", name="vllm")
+
+    monkeypatch.setattr("server.serving.serve", missing)
+    result = CliRunner().invoke(redraft, ["serve"])
+    assert result.exit_code == 1
+    assert "redraft[cpu]" in result.output

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -166,6 +167,18 @@ def test_who_waits_gets_heartbeats_and_then_an_answer(guarded_server: Server) ->
     assert any('"finish_reason":"length"' in line for line in rest)
 
 
+def test_waiting_takes_of_the_deadline(guarded_server: Server) -> None:
+    request = body(guarded_server, model=guarded_server.model)
+    request["strategy"] = {"name": "direct", "budget": {"max_seconds": 0.3}}
+    began = time.monotonic()
+    with long_run(guarded_server), guarded_server.http as http:
+        answer = http.post(CHAT, json=request).raise_for_status().json()
+        assert time.monotonic() - began < 5
+    assert answer["strategy"]["stop_reason"] == "deadline"
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["total_tokens"] == 0
+
+
 def test_who_leaves_while_waiting_gives_the_place_back(guarded_server: Server) -> None:
     request = body(guarded_server, stream=True)
     with long_run(guarded_server), guarded_server.http as http:
@@ -283,6 +296,32 @@ def test_the_log_is_json_with_the_requests_id(guarded_server: Server) -> None:
     assert run["engine_calls"] == 1
     assert run["completion_tokens"] == 8
     assert any(line["name"] == "uvicorn.access" for line in lines)
+
+
+def test_every_line_of_the_log_is_json(guarded_server: Server) -> None:
+    """The engine's too; but not what native code prints."""
+    native = re.compile(r"\[Gloo\]|\[W\d+ \S+ \S+\.cpp:")
+    lines = guarded_server.log.read_text().splitlines()
+    assert [line for line in lines if not line.startswith("{") and not native.match(line)] == []
+    processes = {line["processName"] for line in guarded_server.log_lines()}
+    assert any("EngineCore" in name for name in processes)
+    messages = [line["message"] for line in guarded_server.log_lines()]
+    assert any("redraft is ready" in message for message in messages)
+
+
+def test_a_web_page_may_ask(guarded_server: Server) -> None:
+    """Its browser asks for leave first, and without the key."""
+    headers = {
+        "Origin": "https://page.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    response = httpx.options(f"{guarded_server.url}{CHAT}", headers=headers)
+    assert response.status_code == 200
+    assert response.headers["Access-Control-Allow-Origin"] == "*"
+    assert "authorization" in response.headers["Access-Control-Allow-Headers"].lower()
+    with guarded_server.http as http:
+        assert http.get("/v1/models", headers=headers).headers["Access-Control-Allow-Origin"] == "*"
 
 
 def test_keys_and_messages_stay_out_of_the_log(guarded_server: Server) -> None:

@@ -70,6 +70,18 @@ async def test_each_response_has_one_id() -> None:
     assert response.headers.get_list("X-Request-Id") == ["mine"]
 
 
+async def test_an_error_that_nobody_foresaw_has_an_id() -> None:
+    async def broken(request: Request) -> PlainTextResponse:
+        raise RuntimeError("broken")
+
+    transport = httpx.ASGITransport(
+        app=RequestIdMiddleware(Starlette(routes=[Route("/", broken)])), raise_app_exceptions=False
+    )
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        response = await http.get("/", headers={"X-Request-Id": "mine"})
+    assert (response.status_code, response.headers["X-Request-Id"]) == (500, "mine")
+
+
 @pytest.mark.parametrize(
     ("header", "status"),
     [

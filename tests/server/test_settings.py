@@ -66,6 +66,14 @@ def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
     assert error.value.errors()[0]["loc"] == tuple(wrong)
 
 
+@pytest.mark.parametrize("value", [",", " , ,"])
+def test_nothing_but_commas_is_no_key(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    """It would open the server to everybody."""
+    monkeypatch.setenv("REDRAFT_API_KEY", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
 def test_an_unknown_key_in_the_file_is_refused() -> None:
     Path("redraft.toml").write_text("prot = 1\n")
     with pytest.raises(ValidationError):

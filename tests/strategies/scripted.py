@@ -255,7 +255,7 @@ def generation_of(text: str, finish_reason: FinishReason = "stop", branch: int =
 
 def events_of(strategy: Strategy, task: Task, session: Session) -> AsyncGenerator[Event, None]:
     """A run as the server starts it, with its `aclose`."""
-    return cast(AsyncGenerator[Event, None], run(strategy, task, session))
+    return cast(AsyncGenerator[Event, None], run(strategy.run(task, session), session))
 
 
 @dataclass(slots=True)

@@ -70,3 +70,22 @@ def test_adapter_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(ModelError, match="--enable-lora"):
         resolution.check_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "parser"),
+    [
+        ("chat_template.jinja", "{{ tools }}<tool_call>{}</tool_call>", "hermes"),
+        ("tokenizer_config.json", '{"chat_template": "<tool_call>"}', "hermes"),
+        ("chat_template.jinja", "<tool_call><function=f></tool_call>", None),
+        ("chat_template.jinja", "no tools", None),
+    ],
+)
+def test_tool_calls_of_a_directory(checkpoint: Path, file: str, text: str, parser: str | None) -> None:
+    (checkpoint / file).write_text(text)
+    assert resolve(str(checkpoint)).tool_call_parser == parser
+
+
+def test_a_copy_of_the_default_model_calls_tools_too(checkpoint: Path) -> None:
+    (checkpoint / "chat_template.jinja").write_text(default.CHAT_TEMPLATE.read_text())
+    assert resolve(str(checkpoint)).tool_call_parser == default.TOOL_CALL_PARSER

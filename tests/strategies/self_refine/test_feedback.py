@@ -32,13 +32,28 @@ def test_asks_for_a_revision() -> None:
     assert ask_for_revision() == {"role": "user", "content": REVISION}
 
 
-@pytest.mark.parametrize("feedback", ["no fault", "No fault.", "I see NO FAULTS here.", "Line 1.\n**No fault**"])
+@pytest.mark.parametrize(
+    "feedback", ["no fault", "No fault.", "I find NO FAULTS.", "Line 1.\n**No fault**", "There is no fault at all!"]
+)
 def test_no_fault(feedback: str) -> None:
     verdict = read_feedback(feedback, ())
     assert (verdict.met, verdict.faults, verdict.passed, verdict.summary) == (1.0, (), True, "no fault found")
 
 
-@pytest.mark.parametrize("feedback", ["The sum is wrong.", "", "no faulty line, or so", "casino faults", "nofault"])
+@pytest.mark.parametrize(
+    "feedback",
+    [
+        "The sum is wrong.",
+        "",
+        "no faulty line, or so",
+        "casino faults",
+        "nofault",
+        "There is no fault in the first step, but the sum is wrong: it should be 20, not 25.",
+        "I can not say there is no fault.",
+        "Server Controller Protocol: No Fault",
+        "No fault.\nBut the sum is wrong.",
+    ],
+)
 def test_faults(feedback: str) -> None:
     verdict = read_feedback(f"  {feedback}\n", ())
     assert (verdict.met, verdict.faults, verdict.passed) == (0.0, (feedback,), False)
@@ -69,6 +84,10 @@ def test_met(line: str) -> None:
         "1. unmet",
         "1. metaphors are missing",
         "1. partly met",
+        "1. Met? No, the total is wrong.",
+        "1. met and not met",
+        "1. met\n1. not met: the sum is wrong",
+        "1. not met: the sum is wrong\n1. met",
         "1.",
         "met",
         "3. met",

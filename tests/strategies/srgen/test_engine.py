@@ -39,7 +39,7 @@ FORCED: dict[str, Any] = {
     "learning_rate": 0.05,
 }
 """Fires at every few tokens."""
-STEP_TOKENS, BLOCKS, TOKENS = 32, 48, 60
+STEP_TOKENS, BLOCKS, TOKENS = 32, 28, 60
 LENGTHS = (3, 20, 33, 64, 100, 131, 150, 200)
 TOLERANCE = 1e-5
 
@@ -135,7 +135,7 @@ async def test_eight_that_join_and_leave(engine: "AsyncLLM", model: Any) -> None
     before = preemptions()
 
     async def late(number: int, prompt: list[int], params: dict[str, Any] | None) -> Generation:
-        await asyncio.sleep(0.05 * number)
+        await asyncio.sleep(0.01 * number)
         return await generate(engine, prompt, sampling_of(max_tokens=TOKENS - 5 * (number % 4)), params)
 
     found = await asyncio.gather(

@@ -113,6 +113,20 @@ def test_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch, soft_cap: float | 
     assert torch.allclose(whole.delta, parts.delta, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("soft_cap", [None, 3.0])
+def test_one_step_needs_but_the_sum_of_earlier_gradients(soft_cap: float | None) -> None:
+    head = head_of(torch.float64, soft_cap=soft_cap, scale=0.5)
+    last, (past, other) = texts_of(torch.float64, [50, 7])
+    fit = fit_of(2, torch.float64, steps=[1, 1])
+    whole = correct(head, head.project(last), [past, other], fit)
+    parts = [Past(past.hidden[:20], past.labels[:20]), other]
+    first = correct(head, head.project(last), parts, fit)
+    parts = [Past(past.hidden[20:], past.labels[20:], first.sums[0], 20), other]
+    second = correct(head, head.project(last), parts, fit)
+    assert torch.allclose(second.delta, whole.delta, rtol=0, atol=1e-12)
+    assert torch.allclose(second.sums, whole.sums, rtol=0, atol=1e-12)
+
+
 def test_together_is_as_alone() -> None:
     head = head_of(torch.float64)
     last, pasts = texts_of(torch.float64, [4, 90, 33])
