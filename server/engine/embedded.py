@@ -263,7 +263,7 @@ def _adapts_head(folder: str) -> bool:
     config = json.loads(Path(get_adapter_absolute_path(folder), "adapter_config.json").read_text())
     targets = config.get("target_modules") or ()
     names = [targets] if isinstance(targets, str) else [*targets, *(config.get("modules_to_save") or ())]
-    return any(head in name for name in names for head in ("lm_head", "embed_tokens", "all-linear"))
+    return any(head in name for name in names for head in ("lm_head", "embed_tokens"))
 
 
 def with_texts(report: Report, tokenizer: Any) -> Report:

@@ -63,7 +63,7 @@ class ReportPipe:
         try:
             report = json.loads(line)
             name = report.pop("name")
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, TypeError):
             logger.error("an unreadable report: %r", line[:200])
             return
         if name in self._expected:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.routes.test_chat import WEATHER as TOOL
 from tests.server.streams import record
 from tests.servers import Server, Spent
 
@@ -25,20 +26,6 @@ FIELDS = {
     "text_before",
     "text_after",
     "delta_norm",
-}
-TOOL: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "The weather of a city.",
-        "strict": True,
-        "parameters": {
-            "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 8}},
-            "required": ["city"],
-            "additionalProperties": False,
-        },
-    },
 }
 
 
@@ -162,6 +149,7 @@ def test_a_tool_call_and_a_json_schema(server: Server) -> None:
     """A grammar masks what is chosen; the entropy is the model's own."""
     answer = ask(server, body(server, "srgen", EAGER, tools=[TOOL], tool_choice="required", max_tokens=60))
     (call,) = answer["choices"][0]["message"]["tool_calls"][:1]
+    assert call["function"]["name"] == TOOL["function"]["name"]
     assert json.loads(call["function"]["arguments"]).keys() == {"city"}
     assert activations(answer["strategy"])
 
@@ -193,3 +181,12 @@ def test_a_plain_request_may_use_vllms_own_arguments(server: Server) -> None:
         response = http.post(CHAT, json=request | {"vllm_xargs": {"srgen": '{"windw": 3}'}})
     assert response.status_code == 400
     assert "srgen.windw" in response.json()["error"]["message"]
+
+
+def test_the_servers_own_arguments_are_not_the_clients(server: Server) -> None:
+    request = body(server, "srgen", EAGER)
+    del request["strategy"]
+    with server.http as http:
+        response = http.post(CHAT, json=request | {"vllm_xargs": {"redraft_report": "x"}})
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "vllm_xargs"

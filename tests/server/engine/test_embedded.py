@@ -1,0 +1,41 @@
+"""What the embedded engine says it can do."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+def client_of(speculative: object = None) -> Any:
+    """As much of an AsyncLLM as tells its capabilities."""
+    model = SimpleNamespace(max_model_len=100, max_logprobs=20, get_vocab_size=lambda: 50)
+    return SimpleNamespace(model_config=model, vllm_config=SimpleNamespace(speculative_config=speculative))
+
+
+def test_under_speculative_decoding_there_are_no_hidden_states() -> None:
+    from server.engine.embedded import capabilities
+
+    assert "hidden_states" in capabilities(client_of()).names
+    assert "hidden_states" not in capabilities(client_of(speculative=object())).names
+
+
+@pytest.mark.parametrize(
+    ("config", "offered"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, True),
+        ({"target_modules": ["q_proj", "lm_head"]}, False),
+        ({"target_modules": ["embed_tokens"]}, False),
+        ({"target_modules": "all-linear"}, True),
+        ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
+        ({"target_modules": None}, True),
+    ],
+    ids=str,
+)
+def test_adapters_of_the_head(tmp_path: Path, config: dict[str, Any], offered: bool) -> None:
+    from server.engine.embedded import capabilities
+
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    adapter = SimpleNamespace(lora_path=str(tmp_path))
+    assert ("hidden_states" in capabilities(client_of(), adapter).names) == offered
