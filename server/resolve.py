@@ -123,6 +123,8 @@ def _parse_spec(spec: object, strategies: Mapping[str, type[Plugin]]) -> Strateg
         spec = {"name": spec}
     try:
         return StrategySpec.model_validate_json(json.dumps(spec))
+    except RecursionError:
+        raise ApiError(400, "strategy: nested too deeply", "strategy") from None
     except ValidationError as error:
         hint = f"keys are: {', '.join(StrategySpec.model_fields)}; of budget: {', '.join(Budget.model_fields)}"
         raise _invalid(error, "strategy", f"{hint}; strategies are: {', '.join(strategies)}") from None

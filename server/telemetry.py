@@ -12,6 +12,7 @@ from opentelemetry.propagate import extract, inject
 from prometheus_client import Counter, Gauge, Histogram
 
 from server.errors import ApiError
+from server.logs import request_id
 from strategies.base import Answer, Event, InvalidTask, Thought
 from strategies.session import Call
 
@@ -26,7 +27,12 @@ _BY = ["strategy"]
 
 REQUESTS = Counter("redraft_strategy_requests", "Strategy runs by outcome.", [*_BY, "outcome"])
 RUNNING = Gauge("redraft_strategy_running", "Strategy runs under way.", _BY)
-DURATION = Histogram("redraft_strategy_duration_seconds", "Seconds from start to end of a run.", _BY, buckets=_SECONDS)
+DURATION = Histogram(
+    "redraft_strategy_duration_seconds",
+    "Seconds from start to end of a run that was not refused.",
+    _BY,
+    buckets=_SECONDS,
+)
 FIRST_THOUGHT = Histogram(
     "redraft_strategy_first_thought_seconds", "Seconds to the first thought.", _BY, buckets=_SECONDS
 )
@@ -93,7 +99,8 @@ class RunTelemetry:
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "cancelled"
             raise
-        except (InvalidTask, ApiError):
+        except (InvalidTask, ApiError, ValueError):
+            # What the engine calls a wrong value is the request's: a strategy's own is a StrategyFailed.
             outcome = "refused"
             raise
         except Exception as error:
@@ -104,13 +111,18 @@ class RunTelemetry:
             RUNNING.labels(self._strategy).dec()
             self._span.set_attribute("redraft.outcome", outcome)
             self._span.set_attribute("redraft.stop_reason", run.stop_reason)
+            self._span.set_attribute("redraft.request_id", request_id.get())
+            self._span.set_attribute("redraft.engine_calls", run.usage.calls)
+            self._span.set_attribute("gen_ai.usage.input_tokens", run.usage.prompt_tokens)
+            self._span.set_attribute("gen_ai.usage.output_tokens", run.usage.completion_tokens)
             self._span.end()
             self._count(run, outcome)
 
     def _count(self, run: "StrategyRun", outcome: str) -> None:
         usage, seconds = run.usage, time.monotonic() - self._began
         REQUESTS.labels(self._strategy, outcome).inc()
-        DURATION.labels(self._strategy).observe(seconds)
+        if outcome != "refused":
+            DURATION.labels(self._strategy).observe(seconds)
         CALLS.labels(self._strategy).inc(usage.calls)
         PROMPT.labels(self._strategy).inc(usage.prompt_tokens)
         CACHED.labels(self._strategy).inc(usage.cached_tokens)

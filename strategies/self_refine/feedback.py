@@ -35,8 +35,8 @@ def ask_for_revision() -> Message:
 def read_feedback(feedback: str, criteria: Sequence[str]) -> Verdict:
     """Reads a critique, in doubt as one that finds fault: models say too readily that all is well.
 
-    Without criteria its last line must be the verdict and nothing else. A criterion is met if a line says so, and none
-    says otherwise.
+    Without criteria its last line must be that verdict, in a few words, of the whole answer. A criterion is met if a
+    line says so, and none says otherwise.
     """
     if not criteria:
         passed = bool(_PASS.fullmatch(feedback.strip().rpartition("\n")[2]))
@@ -49,7 +49,12 @@ def read_feedback(feedback: str, criteria: Sequence[str]) -> Verdict:
     return Verdict(kept / len(criteria), faults, not faults, f"{kept} of {len(criteria)} criteria met")
 
 
-_PASS = re.compile(r"\W*(there (is|are) |i (see|find|found) )?no faults?( found| at all)?\W*", re.IGNORECASE)
+_PASS = re.compile(
+    r"(?!.*(?:\b(?:not|cannot|but|however|although|except|besides|hardly)\b|n't))"  # In doubt, a fault.
+    r"\W*(?:\w+\W+){0,8}?no faults?\b"
+    r"(?: (?:found|at all|here|(?:in|with) (?:the|my|your|this) (?:answer|response)))*\W*",
+    re.IGNORECASE,
+)
 _ITEM = re.compile(r"^[^\w\n]*(\d+)[^\w\n]+(.*)$", re.MULTILINE)
 _MET = re.compile(r"met\b(?!\W*\?)(?!.*\bnot met\b)", re.IGNORECASE)
 

@@ -149,3 +149,13 @@ def test_an_engine_that_lacks_something_says_so() -> None:
     assert error.status == 400
     assert "lacks logprobs" in str(error)
     assert plan("base@direct", capabilities=("tokens",)) is not None
+
+
+@pytest.mark.parametrize("depth", [400, 900, 955, 960, 2_000])
+def test_deep_nesting_is_a_400(depth: int) -> None:
+    spec: Any = []
+    for _ in range(depth):
+        spec = [spec]
+    with pytest.raises(ApiError) as error:
+        resolve("m", spec, models=["m"], strategies=STRATEGIES, capabilities=[])
+    assert error.value.status == 400

@@ -3,10 +3,11 @@
 import openai
 import pytest
 
+from strategies.base import Decoder
 from strategies.registry import load_strategies
 from tests.servers import Server
 
-NAMES = ["best_of_n", "direct", "self_consistency", "self_refine"]
+NAMES = ["best_of_n", "direct", "self_consistency", "self_refine", "srgen"]
 
 
 def test_models_are_listed_plain_and_with_each_strategy(server: Server) -> None:
@@ -37,7 +38,7 @@ def test_strategies_say_what_they_take(server: Server) -> None:
     for name, plugin in load_strategies().items():
         card = cards[name]
         assert card["object"] == "strategy"
-        assert card["kind"] == "orchestrator"
+        assert card["kind"] == ("decoder" if issubclass(plugin, Decoder) else "orchestrator")
         assert card["available"] is True
         assert card["summary"] == plugin.summary
         assert card["paper"] == plugin.paper

@@ -33,7 +33,18 @@ def test_asks_for_a_revision() -> None:
 
 
 @pytest.mark.parametrize(
-    "feedback", ["no fault", "No fault.", "I find NO FAULTS.", "Line 1.\n**No fault**", "There is no fault at all!"]
+    "feedback",
+    [
+        "no fault",
+        "No fault.",
+        "I find NO FAULTS.",
+        "Line 1.\n**No fault**",
+        "There is no fault at all!",
+        "The answer to your question is: no fault.",
+        "My answer has no fault.",
+        "There is no fault in the answer.",
+        "I see no faults here.",
+    ],
 )
 def test_no_fault(feedback: str) -> None:
     verdict = read_feedback(feedback, ())
@@ -50,7 +61,9 @@ def test_no_fault(feedback: str) -> None:
         "nofault",
         "There is no fault in the first step, but the sum is wrong: it should be 20, not 25.",
         "I can not say there is no fault.",
-        "Server Controller Protocol: No Fault",
+        "There is no fault in the first step.",
+        "There isn't no fault",
+        "One two three four five six seven eight nine: no fault",
         "No fault.\nBut the sum is wrong.",
     ],
 )
@@ -118,9 +131,12 @@ def test_verdict_on_criteria(feedback: str, met: float, faults: tuple[str, ...],
     assert (verdict.met, verdict.faults, verdict.passed, verdict.summary) == (met, faults, not faults, summary)
 
 
-@pytest.mark.parametrize("feedback", ["\n" * 50_000, "1" + "\n" * 50_000, "1 " * 50_000, "*" * 50_000])
+@pytest.mark.parametrize(
+    "feedback", ["a " * 50_000, "no fault " * 20_000, "\n" * 50_000, "1" + "\n" * 50_000, "1 " * 50_000, "*" * 50_000]
+)
 def test_reading_takes_linear_time(feedback: str) -> None:
     """A critique of nothing but line ends must not stop the server: a quadratic search takes a minute here."""
     begin = time.perf_counter()
     assert not read_feedback(feedback, TWO).passed
+    assert not read_feedback(feedback, ()).passed
     assert time.perf_counter() - begin < 2
