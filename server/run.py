@@ -239,16 +239,18 @@ class Transcript:
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, int], list[str]] = {}
+        self._seen = False
 
     def __call__(self, event: Event) -> None:
         """Takes an event of the run."""
+        self._seen = True
         if isinstance(event, Thought) and event.text:
             self._texts.setdefault((event.role, event.branch), []).append(event.text)
 
     def text(self) -> str | None:
-        """All thoughts, each branch under its name; None if there were none."""
+        """All thoughts, each branch under its name; empty if there were only notes, None if there was nothing."""
         parts = [f"[{role} {branch}]\n{''.join(texts)}" for (role, branch), texts in self._texts.items()]
-        return "\n\n".join(parts) or None
+        return "\n\n".join(parts) if self._seen else None
 
 
 def _least(first: float | None, second: float | None) -> Any:

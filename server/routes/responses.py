@@ -66,7 +66,7 @@ async def _whole(request: ResponsesRequest, raw_request: Request, gateway: Gatew
         return JSONResponse(response.model_dump(mode="json", by_alias=True), response.error.code)
     _complete(response, run, plan)
     body = response.model_dump(mode="json", by_alias=True)
-    if (thoughts := transcript.text()) is not None:
+    if request.include_reasoning and (thoughts := transcript.text()) is not None:
         body["output"].insert(0, _reasoning_item(_item_id(), thoughts))
     return JSONResponse(body)
 
