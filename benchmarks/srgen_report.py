@@ -157,7 +157,7 @@ HEADER = [
 NOTE = """Answers of {tokens} tokens, temperature {temperature}, {rounds} rounds, each with all arms in shuffled \
 order on the same prompts and seeds. `defaults`: the paper's parameters. `forced`: a fixed threshold of \
 {threshold:.2f} nats, found by bisection for about 6 corrections an answer ({activations:.1f} there); \
-with `steps` 1 instead of 3 a correction only the positions since the last one."""
+with `steps` 1 instead of 3 a correction needs only the positions since the last one."""
 SPEED_NOTE = """Without: plain requests to the same server, so the ratio holds the gateway's strategy run as well. \
 Ratios are medians over rounds with 95% bootstrap intervals."""
 HF_NOTE = """By autograd, with a KV cache, in {dtype}, the faster of float32 and bfloat16 here. It is the oracle of \
