@@ -248,8 +248,11 @@ def test_a_deadline_at_once_is_no_error(server: Server, name: str) -> None:
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     streamed, whole = events[-1]["response"], ask(server, name, extra_body=extra).model_dump()
     assert [response["strategy"]["stop_reason"] for response in (streamed, whole)] == ["deadline"] * 2
-    # A note without a thought has a reasoning item to stand in, streamed or not.
-    assert [item["type"] for item in streamed["output"]] == [item["type"] for item in whole["output"]]
+    for response in (streamed, whole):
+        # A note without a thought has a reasoning item to stand in, streamed or not. Whether there is a note depends on
+        # whether the deadline came before the call or in it.
+        has_item = "reasoning" in [item["type"] for item in response["output"]]
+        assert has_item or not response["strategy"]["notes"]
 
 
 async def test_async(server: Server) -> None:
