@@ -182,7 +182,7 @@ def ask_all(
     """Ask in every way once the server is up, and print the comparison."""
     wait(server, console, f"http://127.0.0.1:{port}/health", start_timeout)
     client = Redraft(f"http://127.0.0.1:{port}/v1", key)
-    names = [each.name for each in client.strategies() if each.available and each.kind == "orchestrator"]
+    names = [each.name for each in client.strategies() if each.available]
     console.print(Text(f"Question: {question}", style="bold"))
     rows = []
     for name in (PLAIN, *names):

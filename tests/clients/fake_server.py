@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 MODEL = "smollm2-135m"
 ORCHESTRATORS = {"self_refine": True, "best_of_n": True, "ttsi": False}
+DECODERS = {"srgen": True}
 STRATEGIES = [
     {
         "name": name,
@@ -28,7 +29,7 @@ STRATEGIES = [
         "available": available,
         "kind": kind,
     }
-    for kind, names in (("orchestrator", ORCHESTRATORS), ("decoder", {"srgen": True}))
+    for kind, names in (("orchestrator", ORCHESTRATORS), ("decoder", DECODERS))
     for name, available in names.items()
 ]
 # (event, branch, role, text): two samples interleave, then branch 0 critiques.
@@ -85,7 +86,7 @@ async def chat(request: Request) -> Response:
     name = alias or (wished if isinstance(wished, str) else wished.get("name"))
     if base != MODEL:
         return refuse(404, f"no model {base}")
-    if name and name.split("+")[0] not in ORCHESTRATORS:
+    if name and name.split("+")[0] not in {*ORCHESTRATORS, *DECODERS}:
         return refuse(400, f"no strategy {name}")
     if app.state.failing == name:
         return refuse(400, "failing as told")

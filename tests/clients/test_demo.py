@@ -52,6 +52,7 @@ def test_asks_in_every_available_way(logs_in: Path) -> None:
         ("plain", "1", "30", "20", "It is 42."),
         ("self_refine", "3", "30", "20", "It is 42."),
         ("best_of_n", "3", "30", "20", "It is 42."),
+        ("srgen", "3", "30", "20", "It is 42."),
     ]
     assert list(logs_in.iterdir()) == []
 
