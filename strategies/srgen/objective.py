@@ -29,8 +29,8 @@ BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-5, 1e-8
 """AdamW's, as published."""
 
 WORKSPACE_BYTES = 256 * 2**20
-"""What the distributions of all positions of the activations solved at once may take. Those of longer texts are made
-anew in every step, a part at a time.
+"""What the distributions of all positions of the activations solved at once may take, and their logits at most as much
+again. Those of longer texts are made anew in every step, a part at a time.
 """
 
 
@@ -131,13 +131,16 @@ class Head:
         logits = logits - self.shards.max(logits.amax(-1, keepdim=True))
         return logits - self.shards.sum(logits.exp().sum(-1, keepdim=True)).log()
 
-    def distributions(self, hidden: Tensor) -> Tensor:
-        """Of the next tokens at hidden states [T, D]; [T, V]."""
-        if isinstance(self.shards, OneShard) and self.soft_cap is None:
-            # As the rest, but without a copy of the logits in full precision.
-            projected = linear(hidden.to(self.weight.dtype), self.weight, self.bias)
-            return torch.softmax(self.finish(projected), -1, dtype=self.dtype)
-        return self.log_softmax(self.finish(self.project(hidden))).exp_()
+    def distributions(self, hidden: Tensor, logits: Tensor, out: Tensor) -> None:
+        """Of the next tokens at hidden states [T, D], into `out` [T, V]; `logits` [T, V] is overwritten."""
+        torch.mm(hidden.to(self.weight.dtype), self.weight.t(), out=logits)
+        if self.bias is not None:
+            logits += self.bias
+        out.copy_(self.finish(logits))
+        if isinstance(self.shards, OneShard):
+            torch.softmax(out, -1, out=out)
+        else:
+            torch.exp(self.log_softmax(out), out=out)
 
     def entropy(self, logits: Tensor) -> Tensor:
         """In nats, [...]."""
@@ -214,9 +217,38 @@ class Correction:
     sums: Tensor
 
 
+class Workspace:
+    """Memory for the rows of many positions, kept from one correction to the next: to be given fresh memory by the
+    system takes longer than what is computed into it.
+    """
+
+    def __init__(self) -> None:
+        self._distributions = torch.empty(0)
+        self._logits = torch.empty(0)
+
+    @staticmethod
+    def room(head: Head) -> int:
+        """Positions that it holds at most."""
+        return max(1, WORKSPACE_BYTES // (len(head.weight) * head.dtype.itemsize))
+
+    def reserve(self, head: Head, positions: int, longest: int) -> tuple[Tensor, Tensor]:
+        """Memory for distributions [positions or more, V], and for logits [longest or more, V]."""
+        self._distributions = self._grown(self._distributions, head, positions, head.dtype)
+        self._logits = self._grown(self._logits, head, longest, head.weight.dtype)
+        return self._distributions, self._logits
+
+    def _grown(self, memory: Tensor, head: Head, rows: int, dtype: torch.dtype) -> Tensor:
+        size = len(head.weight)
+        if memory.dim() == 2 and len(memory) >= rows and (memory.shape[1], memory.dtype) == (size, dtype):
+            return memory
+        # By powers of two, lest a text that grows has it made anew at each correction.
+        rows = max(rows, min(self.room(head), 1 << rows.bit_length()))
+        return torch.empty(rows, size, dtype=dtype, device=head.weight.device)
+
+
 def batches(head: Head, lengths: Sequence[int]) -> Iterator[slice]:
     """Parts of activations, given the lengths of their pasts, that fit the workspace together; one at least."""
-    room = WORKSPACE_BYTES // (len(head.weight) * head.dtype.itemsize)
+    room = Workspace.room(head)
     begin, used = 0, 0
     for end, length in enumerate(lengths):
         if end > begin and used + length > room:
@@ -226,7 +258,9 @@ def batches(head: Head, lengths: Sequence[int]) -> Iterator[slice]:
     yield slice(begin, len(lengths))
 
 
-def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit) -> Correction:
+def correct(
+    head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit, workspace: Workspace | None = None
+) -> Correction:
     """Fits delta for A activations at once.
 
     Args:
@@ -234,9 +268,10 @@ def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit) -> C
         projected: [A, V], projections of the current positions.
         pasts: A texts so far.
         fit: A settings.
+        workspace: what an earlier correction was computed in, None for a new one.
     """
     temperature, weight = fit.temperature[:, None], fit.entropy_weight[:, None]
-    crosses = [_CrossEntropy(head, past) for past in pasts]
+    crosses = list(_cross_entropies(head, pasts, workspace or Workspace()))
     positions = projected.new_tensor([[len(past.hidden) + past.earlier] for past in pasts])
     nothing = projected.new_zeros(head.weight.shape[1])
     sums = torch.stack([nothing if past.before is None else past.before for past in pasts])
@@ -264,22 +299,37 @@ def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit) -> C
     )
 
 
-class _CrossEntropy:
-    """The cross-entropy of one text, summed over its positions, as a function of the shift a = W delta."""
+def _cross_entropies(head: Head, pasts: Sequence[Past], workspace: Workspace) -> "Iterator[_CrossEntropy]":
+    room = workspace.room(head)
+    parts = [min(len(past.hidden), room) for past in pasts]
+    distributions, logits = workspace.reserve(head, sum(parts), max(parts))
+    for past, memory in zip(pasts, torch.split(distributions[: sum(parts)], parts), strict=True):
+        yield _CrossEntropy(head, past, memory, logits)
 
-    def __init__(self, head: Head, past: Past) -> None:
+
+class _CrossEntropy:
+    """The cross-entropy of one text, summed over its positions, as a function of the shift a = W delta.
+
+    Distributions without delta stand in `memory` [some positions, V], made once if all fit; projections where the head
+    is not linear.
+    """
+
+    def __init__(self, head: Head, past: Past, memory: Tensor, logits: Tensor) -> None:
         self._head = head
         self._hidden = past.hidden
         self._labels = past.labels
         self._counts = head.count(past.labels)
-        self._rows = max(1, WORKSPACE_BYTES // (len(head.weight) * head.dtype.itemsize))
-        self._kept = None if len(past.hidden) > self._rows else list(self._make())
+        self._memory = memory
+        self._logits = logits
+        self._kept = [memory] if len(past.hidden) == len(memory) else None
+        if self._kept is not None:
+            self._make(past.hidden)
 
     def gradient(self, shift: Tensor) -> Tensor:
         """With respect to the shift, [V]: the gradients at all positions, summed."""
         total = -self._counts if self._head.soft_cap is None else torch.zeros_like(self._counts)
         begin = 0
-        for part in self._make() if self._kept is None else self._kept:
+        for part in self._kept or map(self._make, torch.split(self._hidden, len(self._memory))):
             if self._head.soft_cap is None:
                 total += self._shifted_sum(part, shift)
             else:
@@ -287,10 +337,14 @@ class _CrossEntropy:
             begin += len(part)
         return total * self._head.scale if self._head.soft_cap is None else total
 
-    def _make(self) -> Iterator[Tensor]:
-        """Distributions without delta, [some positions, V]; projections where the head is not linear."""
-        make = self._head.distributions if self._head.soft_cap is None else self._head.project
-        return (make(hidden) for hidden in torch.split(self._hidden, self._rows))
+    def _make(self, hidden: Tensor) -> Tensor:
+        """Of some positions, in the memory for them."""
+        made = self._memory[: len(hidden)]
+        if self._head.soft_cap is None:
+            self._head.distributions(hidden, self._logits[: len(hidden)], made)
+        else:
+            made.copy_(self._head.project(hidden))
+        return made
 
     def _shifted_sum(self, distributions: Tensor, shift: Tensor) -> Tensor:
         """sum_t e^a p_t / (p_t . e^a), [V]."""

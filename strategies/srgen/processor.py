@@ -20,7 +20,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from strategies.engine import Report
 from strategies.reports import ReportWriter
 from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
-from strategies.srgen.objective import Correction, Fit, Head, batches, correct
+from strategies.srgen.objective import Correction, Fit, Head, Workspace, batches, correct
 from strategies.srgen.request import SRGenRequest
 from strategies.srgen.trigger import Trigger, entropies_of
 
@@ -125,6 +125,7 @@ class SRGenProcessor(LogitsProcessor):
         self._due: Due | None = None
         self._unsupported: str | None = None
         self._reports = ReportWriter()
+        self._workspace = Workspace()
         install(GPUModelRunner, _processor_of)
 
     @override
@@ -153,7 +154,7 @@ class SRGenProcessor(LogitsProcessor):
         rows = torch.tensor([activation.row for activation in activations], device=logits.device)
         before = logits[rows].argmax(-1)
         for part in batches(due.head, [activation.length - activation.text.summed for activation in activations]):
-            correction = _correct(due.capture, due.head, due.projected[part], activations[part])
+            correction = _correct(due.capture, due.head, due.projected[part], activations[part], self._workspace)
             logits[rows[part]] += correction.logits.to(logits.dtype)
             self._report(activations[part], correction, before[part], logits[rows[part]].argmax(-1))
         return logits
@@ -279,7 +280,9 @@ def _unsupported(reason: str) -> Report:
     return {"kind": "unsupported", "reason": reason}
 
 
-def _correct(capture: Capture, head: Head, projected: Tensor, activations: list[Activation]) -> Correction:
+def _correct(
+    capture: Capture, head: Head, projected: Tensor, activations: list[Activation], workspace: Workspace
+) -> Correction:
     pasts, requests = [], [activation.text.request for activation in activations]
     for activation in activations:
         text = activation.text
@@ -293,7 +296,7 @@ def _correct(capture: Capture, head: Head, projected: Tensor, activations: list[
     weights, temperatures, rates = torch.tensor(settings, dtype=head.dtype, device=projected.device).unbind(1)
     steps = torch.tensor([request.steps for request in requests], device=projected.device)
     fit = Fit(weights, temperatures, rates, steps)
-    correction = correct(head, projected, pasts, fit)
+    correction = correct(head, projected, pasts, fit, workspace)
     for activation, gradients in zip(activations, correction.sums, strict=True):
         if activation.text.request.steps == 1:
             activation.text.gradients, activation.text.summed = gradients, activation.length - 1

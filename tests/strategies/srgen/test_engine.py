@@ -42,6 +42,9 @@ FORCED: dict[str, Any] = {
 STEP_TOKENS, BLOCKS, TOKENS = 32, 28, 60
 LENGTHS = (3, 20, 33, 64, 100, 131, 150, 200)
 TOLERANCE = 1e-5
+"""Of the value, or in all where that is less than 1. Where nothing is corrected the engine's logits, of up to 8, differ
+by 5e-5 from Hugging Face's: another order of adding up.
+"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -105,9 +108,9 @@ def preemptions() -> float:
 def assert_same(found: Sequence[Report], expected: Sequence[hf_srgen.Activation]) -> None:
     assert [report["position"] for report in found] == [activation.position for activation in expected]
     for report, activation in zip(found, expected, strict=True):
-        assert report["entropy"] == pytest.approx(activation.entropy, abs=TOLERANCE * 10)
-        assert report["threshold"] == pytest.approx(activation.threshold, abs=TOLERANCE * 10)
-        assert report["entropy_after"] == pytest.approx(activation.entropy_after, abs=TOLERANCE * 10)
+        assert report["entropy"] == pytest.approx(activation.entropy, rel=TOLERANCE, abs=TOLERANCE)
+        assert report["threshold"] == pytest.approx(activation.threshold, rel=TOLERANCE, abs=TOLERANCE)
+        assert report["entropy_after"] == pytest.approx(activation.entropy_after, rel=TOLERANCE, abs=TOLERANCE)
         assert report["delta_norm"] == pytest.approx(float(activation.delta.norm()), abs=TOLERANCE)
         assert report["token_after"] == int(activation.logits.argmax())
 
@@ -123,7 +126,8 @@ async def test_alone(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
         assert_same(found.reports, expected.activations)
         logits = recorded(path)
         for activation in expected.activations:
-            assert (logits[activation.position] - activation.logits).abs().max() < TOLERANCE * 10
+            difference = (logits[activation.position] - activation.logits).abs().max()
+            assert difference < TOLERANCE * activation.logits.abs().max()
         corrected += len(expected.activations)
     assert corrected > 10
 
@@ -249,7 +253,7 @@ async def test_sampled_texts(engine: "AsyncLLM", model: Any, changes: dict[str, 
     )
     assert [report["position"] for report in found.reports] == [a.position for a in expected.activations]
     for report, activation in zip(found.reports, expected.activations, strict=True):
-        assert report["entropy_after"] == pytest.approx(activation.entropy_after, abs=TOLERANCE * 10)
+        assert report["entropy_after"] == pytest.approx(activation.entropy_after, rel=TOLERANCE, abs=TOLERANCE)
 
 
 async def test_the_samples_of_one_call(engine: "AsyncLLM") -> None:
