@@ -87,7 +87,7 @@ class StrategyRun:
                     async for event in events:
                         telemetry.event(event)
                         if isinstance(event, Answer):
-                            self._visible_tokens += len(event.piece.token_ids)
+                            self._visible_tokens += len(event.piece.token_ids) - event.piece.given
                             yield event.piece
                         else:
                             self._tell(event)
@@ -146,7 +146,7 @@ class StrategyRun:
                 raise InvalidTask(
                     f"with this adapter the engine cannot run {plugin.name}: {', '.join(lacking)}", "model"
                 )
-        self.plan.strategy.check(task)
+        self.plan.strategy.check(task, engine)
         if self._max_prompt_tokens is not None and len(task.prompt) > self._max_prompt_tokens:
             raise InvalidTask(
                 f"the prompt has {len(task.prompt)} tokens; a strategy takes {self._max_prompt_tokens} at most",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from strategies.engine import Capability, Generation, Message, Piece, Prompt, Report, Sampling, Tool
+from strategies.engine import Capability, Engine, Generation, Message, Piece, Prompt, Report, Sampling, Tool
 from strategies.sampling import Role, sampling_for
 
 if TYPE_CHECKING:
@@ -107,8 +107,10 @@ class Plugin(ABC):
 class Strategy(Plugin):
     """An orchestrator: it makes engine calls and says what happens as events."""
 
-    def check(self, task: Task) -> None:
-        """Raises InvalidTask for a request that this strategy, so set, cannot serve. Runs before any engine call."""
+    def check(self, task: Task, engine: Engine) -> None:
+        """Raises InvalidTask for a request that this strategy, so set, cannot serve with this engine. Runs before any
+        engine call, and makes none.
+        """
 
     @abstractmethod
     def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:

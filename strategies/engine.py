@@ -11,9 +11,9 @@ Tool: TypeAlias = Mapping[str, Any]
 """One tool as a client of the OpenAI API writes it."""
 
 FinishReason = Literal["stop", "length", "abort"]
-Capability = Literal["tokens", "logprobs", "grammar", "hidden_states"]
+Capability = Literal["tokens", "logprobs", "grammar", "scores", "hidden_states"]
 """tokens: continues exact token ids; logprobs: of the sampled and the likeliest tokens; grammar: constrained output;
-hidden_states: runs decoders that see and change them.
+scores: log-probabilities of given tokens; hidden_states: runs decoders that see and change them.
 """
 
 Report: TypeAlias = Mapping[str, Any]
@@ -107,6 +107,8 @@ class Piece:
     """Prompt tokens that the prefix cache served, known from the first piece on."""
     reports: tuple[Report, ...] = ()
     """What decoders inside the engine have done since the last piece."""
+    given: int = 0
+    """How many of its tokens the strategy wrote, and not the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,31 @@ class Generation:
     """Length of the prompt after which its first token was generated, in this call or in one that this continues."""
     reports: tuple[Report, ...] = ()
     """What decoders inside the engine did to it, in this call and in those that this continues."""
+    given: int = 0
+    """How many of its tokens the strategy wrote, and not the model."""
+
+    def __add__(self, more: Self) -> Self:
+        """This one and what continues it."""
+        parts = (self.logprobs, more.logprobs)
+        return replace(
+            more,
+            text=self.text + more.text,
+            token_ids=self.token_ids + more.token_ids,
+            logprobs=None if parts[0] is None or parts[1] is None else parts[0] + parts[1],
+            branch=self.branch,
+            prompt_tokens=self.prompt_tokens,
+            given=self.given + more.given,
+        )
+
+    def with_given(self, text: str, token_ids: Sequence[int]) -> Self:
+        """This one, gone on with by words that are not the model's. They have no log-probabilities."""
+        return replace(
+            self,
+            text=self.text + text,
+            token_ids=(*self.token_ids, *token_ids),
+            logprobs=None if self.logprobs is None else self.logprobs + ({},) * len(token_ids),
+            given=self.given + len(token_ids),
+        )
 
     @property
     def complete(self) -> bool:
@@ -131,7 +158,34 @@ class Generation:
 
     def as_piece(self) -> Piece:
         """The whole branch as one piece, for an answer that is chosen after the fact."""
-        return Piece(self.text, self.token_ids, self.logprobs, self.branch, self.finish_reason, self.stop_reason)
+        return Piece(
+            self.text,
+            self.token_ids,
+            self.logprobs,
+            self.branch,
+            self.finish_reason,
+            self.stop_reason,
+            given=self.given,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a model makes of a continuation that it did not write, and what that took."""
+
+    logprobs: tuple[float, ...]
+    """Of each of its tokens, in nats, at temperature 1."""
+    prompt_tokens: int
+    """Tokens that the engine was given, prompt and continuation."""
+    cached_tokens: int
+    """Of those, what the prefix cache served."""
+    completion_tokens: int
+    """Tokens that the engine generated all the same, and dropped."""
+
+    @property
+    def total(self) -> float:
+        """Log-probability of the whole continuation in nats."""
+        return sum(self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +225,20 @@ class Engine(Protocol):
         """Chat template and tokenizer. Raises PromptTooLong, or ValueError on messages that the template refuses."""
         ...
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that stands inside a prompt or an answer: nothing is added at its ends."""
+        ...
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a part of an answer, without special tokens."""
+        ...
+
     def generate(self, prompt: Prompt, sampling: Sampling, adapter: Any = None) -> Stream:
         """Starts one branch. `adapter` is a handle from the engine, None for the served weights."""
+        ...
+
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
+    ) -> Sequence[Scored]:
+        """Log-probabilities of continuations of one token or more each, side by side over one shared prompt."""
         ...

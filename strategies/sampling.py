@@ -6,9 +6,10 @@ from typing import Any, Literal, get_args
 
 from strategies.engine import Sampling
 
-Role = Literal["draft", "critique", "revision", "sample", "final"]
+Role = Literal["draft", "critique", "revision", "sample", "attempt", "final"]
 """draft: a first answer; critique: text about an answer; revision: an improved answer; sample: one of several answers
-side by side; final: a call that makes nothing but the answer."""
+side by side; attempt: a part of an answer that goes on in further calls; final: a call that makes nothing but the
+answer."""
 
 Rule = Literal["inherited", "derived", "dropped"]
 """inherited: as the client asked; derived: set by the strategy; dropped: the engine's default."""
@@ -29,6 +30,9 @@ _IN_CRITIQUES: dict[str, Rule] = {
 }
 """A critique is not the answer: what shapes the answer stays out of it."""
 
+_IN_ATTEMPTS: dict[str, Rule] = {"max_tokens": "derived", "min_tokens": "derived", "logprobs": "derived"}
+"""The client bounds the whole, not each part of it."""
+
 
 def rule(parameter: str, role: Role) -> Rule:
     """What a call of this role does with one of the client's sampling parameters."""
@@ -36,6 +40,8 @@ def rule(parameter: str, role: Role) -> Rule:
         return "inherited" if role == "final" else "derived"
     if role == "critique":
         return _IN_CRITIQUES.get(parameter, "inherited")
+    if role == "attempt":
+        return _IN_ATTEMPTS.get(parameter, "inherited")
     if parameter == "logprobs":
         return "inherited" if role == "final" else "derived"
     return "inherited"

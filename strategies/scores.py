@@ -1,9 +1,13 @@
 """Self-rewards: what a model's own probabilities say of its answer. Larger is better, units are nats per token."""
 
 import math
+from importlib.metadata import entry_points
 from typing import Protocol
 
 from strategies.engine import Generation, TokenLogprobs
+
+SCORERS = {point.name: point for point in entry_points(group="redraft.scorers")}
+"""Pluggable: a distribution announces a Scorer class in the entry-point group `redraft.scorers`."""
 
 
 class Scorer(Protocol):
@@ -15,6 +19,19 @@ class Scorer(Protocol):
     def token(self, logprobs: TokenLogprobs, token_id: int, vocab_size: int) -> float:
         """The score of the token sampled at one position."""
         ...
+
+
+def require_scorer(name: str) -> str:
+    """The name of a scorer. Raises ValueError for one that nobody announces."""
+    if name not in SCORERS:
+        raise ValueError(f"unknown scorer {name!r}; there are: {', '.join(sorted(SCORERS))}")
+    return name
+
+
+def scorer_of(name: str) -> Scorer:
+    """The scorer of a name."""
+    scorer: Scorer = SCORERS[name].load()()
+    return scorer
 
 
 class MeanLogprob:
@@ -53,8 +70,9 @@ _LEAST_REST = 1e-6
 
 
 def mean_logprob(generation: Generation) -> float:
-    """Mean log-probability of an answer's tokens in nats; minus infinity if it has none."""
-    if not generation.logprobs:
-        return -math.inf
-    scores = [at[token].logprob for at, token in zip(generation.logprobs, generation.token_ids, strict=True)]
-    return sum(scores) / len(scores)
+    """Mean log-probability of an answer's tokens in nats, without those that are not the model's; minus infinity if it
+    has none.
+    """
+    positions = zip(generation.logprobs or (), generation.token_ids, strict=generation.logprobs is not None)
+    scores = [at[token].logprob for at, token in positions if at]
+    return sum(scores) / len(scores) if scores else -math.inf

@@ -21,6 +21,7 @@ from strategies.engine import (
     PromptTooLong,
     Report,
     Sampling,
+    Scored,
     Stream,
     TokenLogprobs,
     Tool,
@@ -286,6 +287,14 @@ class Session:
             self.failures.append(error)
             raise
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text that stands inside a prompt or an answer."""
+        return self.engine.encode(text)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of a part of an answer, without special tokens."""
+        return self.engine.decode(token_ids)
+
     def call(
         self,
         prompt: Prompt,
@@ -324,6 +333,39 @@ class Session:
         decoded = [self._decode(sampling, one) for sampling, one in zip(samplings, before, strict=True)]
         return Call(self, prompt, decoded, self._adapter, role=role, first_branch=first_branch, continues=before)
 
+    async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[Scored]:
+        """Log-probabilities of continuations that the model did not write, side by side. Raises Exhausted.
+
+        It costs a completion token for each, and counts the prompt once, as a call of so many branches does.
+        """
+        count = len(continuations)
+        self._require_time()
+        if max(len(prompt) + len(tokens) for tokens in continuations) >= self.capabilities.max_model_len:
+            raise self._exhausted("context")
+        if self._tokens_left is not None:
+            if self._tokens_left < count:
+                raise self._exhausted("budget")
+            self._tokens_left -= count
+        self.usage.calls += 1
+        self.usage.branches += count
+        try:
+            scores = await self.bounded(self.engine.score(prompt, continuations, self._adapter))
+        except Exhausted:
+            raise
+        except Exception as error:
+            self.failures.append(error)
+            raise
+        self._count_scores(prompt, scores)
+        return list(scores)
+
+    def _count_scores(self, prompt: Prompt, scores: Sequence[Scored]) -> None:
+        usage = self.usage
+        usage.completion_tokens += sum(score.completion_tokens for score in scores)
+        usage.engine_prompt_tokens += sum(score.prompt_tokens for score in scores)
+        usage.engine_cached_tokens += sum(score.cached_tokens for score in scores)
+        usage.prompt_tokens += len(prompt) + sum(len(score.logprobs) for score in scores)
+        usage.cached_tokens += min(score.cached_tokens for score in scores)
+
     async def bounded(self, work: Awaitable[T]) -> T:
         """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""
         return await self._until(self._deadline, work)
@@ -350,8 +392,7 @@ class Session:
         """Takes a call's tokens out of the budget before it starts; says of each branch whether it was cut."""
         if self._left:
             raise RuntimeError("the session is over: no further call may start")
-        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
-            raise self._exhausted("deadline")
+        self._require_time()
         room = self.capabilities.max_model_len - len(prompt)
         if room < 1:
             raise self._exhausted("context")
@@ -375,6 +416,10 @@ class Session:
         if self._deadline is not None and self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(self._deadline, self._expire)
         return granted
+
+    def _require_time(self) -> None:
+        if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
+            raise self._exhausted("deadline")
 
     def release(self, call: Call, *, unused: int, cut: bool) -> None:
         """Gives back the tokens that a finished call reserved and did not use; `cut` says the budget ended a branch."""

@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from strategies.engine import (
     PromptTooLong,
     Report,
     Sampling,
+    Scored,
     Tool,
 )
 from strategies.reports import ARGUMENT as REPORT_ARGUMENT
@@ -130,6 +131,10 @@ def prompt_from_vllm(engine_input: Mapping[str, Any]) -> Prompt:
     return Prompt(tuple(engine_input["prompt_token_ids"]), attachments)
 
 
+def _engine_input(prompt: Prompt) -> Any:
+    return {**prompt.attachments, "prompt_token_ids": list(prompt.token_ids)}
+
+
 _PROMPT_ONLY = frozenset({"prompt_token_ids", "prompt", "prompt_token_offsets", "arrival_time"})
 
 
@@ -171,9 +176,69 @@ class EmbeddedEngine:
             raise ValueError(rendered.error.message)
         return prompt_from_vllm(rendered[1][0])
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """By the model's tokenizer, without its special tokens around it."""
+        return tuple(self._client.renderer.get_tokenizer().encode(text, add_special_tokens=False))
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """By the model's tokenizer, special tokens left out."""
+        return self._client.renderer.get_tokenizer().decode(token_ids, skip_special_tokens=True)
+
     def generate(self, prompt: Prompt, sampling: Sampling, adapter: Any = None) -> "EmbeddedStream":
         """Starts one branch as a vLLM request of its own, so that it joins the running batch."""
         return EmbeddedStream(self._client, prompt, sampling, adapter, self._options)
+
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
+    ) -> Sequence[Scored]:
+        """Each continuation as a vLLM request of its own, by the log-probabilities that vLLM has for prompts."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._score(prompt, tokens, adapter)) for tokens in continuations]
+        return [task.result() for task in tasks]
+
+    async def _score(self, prompt: Prompt, continuation: Sequence[int], adapter: Any) -> Scored:
+        scored, computed = await self._ask_for_score(prompt, continuation, adapter, read_cache=True)
+        if computed:
+            return scored
+        # Part of the continuation itself was cached, of which vLLM then has no log-probabilities.
+        again, _ = await self._ask_for_score(prompt, continuation, adapter, read_cache=False)
+        return replace(
+            again,
+            prompt_tokens=again.prompt_tokens + scored.prompt_tokens,
+            cached_tokens=again.cached_tokens + scored.cached_tokens,
+            completion_tokens=again.completion_tokens + scored.completion_tokens,
+        )
+
+    async def _ask_for_score(
+        self, prompt: Prompt, continuation: Sequence[int], adapter: Any, *, read_cache: bool
+    ) -> tuple[Scored, bool]:
+        """The score, and whether the model computed all of it for this call."""
+        whole, options = prompt + continuation, self._options
+        sampling = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            prompt_logprobs=0,
+            skip_reading_prefix_cache=not read_cache,
+            # What vLLM has for cached positions are no tokens, and have no text.
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        outputs: Any = self._client.generate(
+            _engine_input(whole),
+            sampling,
+            f"{options.request_id}-{uuid.uuid4().hex}",
+            lora_request=adapter,
+            trace_headers=options.trace_headers,
+            priority=options.priority,
+            session_id=options.session_id,
+        )
+        async with aclosing(outputs):
+            output = await anext(outputs)
+        cached = output.num_cached_tokens or 0
+        computed = cached < len(prompt)
+        entries = output.prompt_logprobs[len(prompt) :] if computed else ()
+        logprobs = tuple(entry[token].logprob for entry, token in zip(entries, continuation, strict=computed))
+        return Scored(logprobs, len(whole), cached, len(output.outputs[0].token_ids)), computed
 
 
 class EmbeddedStream:
@@ -228,9 +293,8 @@ class EmbeddedStream:
 
     def _outputs(self) -> Any:
         grammar: Grammar | None = self._sampling.grammar
-        engine_input: Any = {**self._prompt.attachments, "prompt_token_ids": list(self._prompt.token_ids)}
         return self._client.generate(
-            engine_input,
+            _engine_input(self._prompt),
             sampling_to_vllm(self._sampling, self._id),
             self._id,
             lora_request=self._adapter,
@@ -244,7 +308,7 @@ class EmbeddedStream:
 def capabilities(client: EngineClient, adapter: Any = None) -> Capabilities:
     """What this vLLM can do, with an adapter (LoRARequest) or without."""
     config = client.model_config
-    names: set[Capability] = {"tokens", "logprobs", "grammar"}
+    names: set[Capability] = {"tokens", "logprobs", "grammar", "scores"}
     # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
     if client.vllm_config.speculative_config is None and not (adapter and _adapts_head(adapter.lora_path)):
         names.add("hidden_states")

@@ -4,17 +4,14 @@ Self-certainty as the scorer is arXiv 2502.18581; mean log-probability is the ba
 """
 
 from collections.abc import AsyncIterator
-from importlib.metadata import entry_points
 
 from pydantic import Field, field_validator
 from typing_extensions import override
 
 from strategies.base import Answer, Event, Note, Params, Strategy, Task, Thought, require_samples_differ
-from strategies.scores import Scorer
+from strategies.engine import Engine
+from strategies.scores import SCORERS, require_scorer, scorer_of
 from strategies.session import Session
-
-SCORERS = {point.name: point for point in entry_points(group="redraft.scorers")}
-"""Pluggable: a distribution announces a Scorer class in the entry-point group `redraft.scorers`."""
 
 
 class BestOfNParams(Params):
@@ -25,12 +22,7 @@ class BestOfNParams(Params):
         "self_certainty", description=f"What picks the answer: {', '.join(sorted(SCORERS))}.", examples=sorted(SCORERS)
     )
 
-    @field_validator("scorer")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in SCORERS:
-            raise ValueError(f"unknown scorer {name!r}; there are: {', '.join(sorted(SCORERS))}")
-        return name
+    _known = field_validator("scorer")(require_scorer)
 
 
 class BestOfN(Strategy):
@@ -44,12 +36,12 @@ class BestOfN(Strategy):
     params: BestOfNParams
 
     @override
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, engine: Engine) -> None:
         require_samples_differ(task, self.params.samples)
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
-        scorer: Scorer = SCORERS[self.params.scorer].load()()
+        scorer = scorer_of(self.params.scorer)
         capabilities = engine.capabilities
         seen = max(min(scorer.likeliest, capabilities.max_logprobs), task.sampling.logprobs or 0)
         totals = [0.0] * self.params.samples

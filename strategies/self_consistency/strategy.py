@@ -11,8 +11,9 @@ from typing_extensions import override
 
 from strategies.answers import AnswerKind
 from strategies.base import Answer, Event, Note, Params, Strategy, Task, Thought, require_samples_differ
-from strategies.self_consistency.vote import Vote
+from strategies.engine import Engine
 from strategies.session import Session
+from strategies.vote import Vote, vote_among
 
 
 class SelfConsistencyParams(Params):
@@ -37,7 +38,7 @@ class SelfConsistency(Strategy):
     params: SelfConsistencyParams
 
     @override
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, engine: Engine) -> None:
         require_samples_differ(task, self.params.samples)
 
     @override
@@ -71,8 +72,7 @@ class SelfConsistency(Strategy):
 
         if not vote.groups:
             engine.keep(samples.results[0])
-            for result in samples.results:
-                await engine.bounded(vote.add(result))
+            vote = await vote_among(samples.results, p.answer, engine)
         winner = vote.winner()
         shares = {group.answer: group.votes for group in vote.groups}
         yield Note("result", f"{winner.votes} of {vote.cast}: {winner.answer}", {"votes": shares})

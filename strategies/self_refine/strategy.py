@@ -15,7 +15,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from strategies.base import Answer, Event, InvalidTask, Note, Params, Strategy, Task, Thought
-from strategies.engine import Generation, Message
+from strategies.engine import Engine, Generation, Message
 from strategies.sampling import Role
 from strategies.scores import mean_logprob
 from strategies.self_refine.feedback import Verdict, ask_for_feedback, ask_for_revision, read_feedback
@@ -64,7 +64,7 @@ class SelfRefine(Strategy):
     params: SelfRefineParams
 
     @override
-    def check(self, task: Task) -> None:
+    def check(self, task: Task, engine: Engine) -> None:
         if task.continues:
             raise InvalidTask("self_refine cannot continue an assistant message", "continue_final_message")
 

@@ -22,6 +22,7 @@ Roles of calls:
 - critique: text about an answer
 - revision: an improved answer
 - sample: one of several answers side by side
+- attempt: a part of an answer that goes on in further calls
 - final: a call that makes nothing but the answer
 
 Rules:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +17,14 @@ from strategies.engine import (
     Piece,
     Prompt,
     Sampling,
+    Scored,
     TokenLogprobs,
     Tool,
 )
 from strategies.session import Session, run
+
+EOS = 0
+"""The token with which a reply ends that says so."""
 
 PATIENCE = 10.0
 """Seconds after which a test that waits for something has failed."""
@@ -52,6 +57,8 @@ class Reply:
     """What the engine still says when it has been told to stop."""
     hasty: bool = False
     """`stop` returns at once, and the branch takes its time to end."""
+    eos: bool = False
+    """Ends with a token that has no text, as models do."""
     silent: bool = False
     """Ends without a single piece, as a branch that is stopped before it starts."""
 
@@ -98,10 +105,14 @@ class ScriptedEngine:
         max_model_len: int = 100_000,
         max_logprobs: int = 20,
         vocab_size: int = 1000,
+        scores: Mapping[int, float] | None = None,
     ) -> None:
         self.capabilities = Capabilities(
-            frozenset({"tokens", "logprobs", "grammar"}), max_model_len, max_logprobs, vocab_size
+            frozenset({"tokens", "logprobs", "grammar", "scores"}), max_model_len, max_logprobs, vocab_size
         )
+        self.scored: list[Prompt] = []
+        """Prompts whose continuations were scored."""
+        self._scores = scores or {}
         self.requests: list[Request] = []
         self.rendered: list[tuple[Sequence[Message], Sequence[Tool] | None]] = []
         self.running: set[int] = set()
@@ -110,6 +121,7 @@ class ScriptedEngine:
         """Numbers of the branches that wait at their `hold_at`."""
         self.stopped: list[int] = []
         """Numbers of the branches that were told to stop, in order."""
+        self._words: dict[int, str] = {EOS: ""}
         self._script = script
         self._changed = asyncio.Event()
         self._released = asyncio.Event()
@@ -136,6 +148,30 @@ class ScriptedEngine:
             while len(self.held) < branches:
                 self._changed.clear()
                 await self._changed.wait()
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """A token for each word, as in answers."""
+        words = re.findall(r"\s*\S+\s*$|\s*\S+", text)
+        return tuple(self._known(word) for word in words)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The words of tokens that it has said or encoded."""
+        return "".join(self._words[token] for token in token_ids)
+
+    async def score(
+        self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
+    ) -> Sequence[Scored]:
+        """Each token has the log-probability that the test gave it, else -1, wherever it stands."""
+        await asyncio.sleep(0)
+        self.scored.append(prompt)
+        return [
+            Scored(tuple(self._scores.get(token, -1.0) for token in tokens), len(prompt) + len(tokens), 0, 1)
+            for tokens in continuations
+        ]
+
+    def _known(self, word: str) -> int:
+        self._words[token_id(word)] = word
+        return token_id(word)
 
     async def hold(self, number: int, stopping: asyncio.Event) -> None:
         """Waits for a release or the branch's stop."""
@@ -203,14 +239,18 @@ class ScriptedStream:
             # A branch that holds, or breaks, after its last token does not end with it.
             if last and (reply.hold_at == len(words) or reply.fail_at == len(words)):
                 last = False
+            last = last and not (reply.eos and not full)
             reason: FinishReason | None = reply.finish_reason if last else "length" if full else None
             yield self._piece(words[position], position, reason)
             if reason is not None:
                 return
+        if reply.eos:
+            yield Piece("", (EOS,), None, finish_reason="stop", cached_tokens=reply.cached_tokens)
+            return
         yield Piece("", finish_reason=reply.finish_reason, cached_tokens=reply.cached_tokens)
 
     def _piece(self, word: str, position: int | None, reason: FinishReason | None = None) -> Piece:
-        reply, token = self._reply, token_id(word)
+        reply, token = self._reply, self._engine._known(word)
         logprobs: tuple[TokenLogprobs, ...] | None = None
         if self._request.sampling.logprobs is not None:
             values = (-1.0,) if reply.logprobs is None or position is None else reply.logprobs[position]
@@ -301,7 +341,7 @@ class Outcome:
 async def play(strategy: Strategy, task: Task, session: Session) -> Outcome:
     """Runs a strategy to its end as the server does, and leaves nothing running."""
     outcome = Outcome()
-    strategy.check(task)
+    strategy.check(task, session.engine)
     async with asyncio.timeout(PATIENCE), session:
         async for event in events_of(strategy, task, session):
             outcome.events.append(event)

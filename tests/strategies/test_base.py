@@ -13,7 +13,7 @@ from strategies.base import Answer, Budget, Event, InvalidTask, Params, Strategy
 from strategies.engine import Prompt, Sampling
 from strategies.sampling import derive_seed
 from strategies.session import Session
-from tests.strategies.scripted import generation_of, task_of, token_id
+from tests.strategies.scripted import ScriptedEngine, generation_of, task_of, token_id
 
 
 class CountParams(Params):
@@ -54,7 +54,7 @@ def test_strategy_has_its_params_or_the_defaults() -> None:
 def test_strategy_defaults() -> None:
     assert Count.paper is None
     assert Count.needs == {"tokens"}
-    Count().check(task_of(temperature=0.0))
+    Count().check(task_of(temperature=0.0), ScriptedEngine([]))
 
 
 def test_strategy_must_have_a_run() -> None:

@@ -38,7 +38,7 @@ CLIENT = Sampling(
     extra={"b": 2},
 )
 NAMES = [field.name for field in fields(Sampling)]
-DERIVED: dict[str, Any] = {"max_tokens": 11, "logprobs": 1}
+DERIVED: dict[str, Any] = {"max_tokens": 11, "min_tokens": 2, "logprobs": 1}
 """A value for each parameter that a strategy may derive, the seed apart."""
 
 
@@ -91,14 +91,16 @@ def test_rules_of_each_role() -> None:
     assert shapes_the_answer | style | {"max_tokens", "seed", "logprobs"} == set(NAMES)
     for role in ROLES:
         assert {rule(name, role) for name in style} == {"inherited"}
-        assert {rule(name, role) for name in shapes_the_answer} == {"dropped" if role == "critique" else "inherited"}
-        assert rule("max_tokens", role) == ("derived" if role == "critique" else "inherited")
+        shape = "dropped" if role == "critique" else "inherited"
+        assert {rule(name, role) for name in shapes_the_answer - {"min_tokens"}} == {shape}
+        assert rule("min_tokens", role) == ("derived" if role == "attempt" else shape)
+        assert rule("max_tokens", role) == ("derived" if role in ("critique", "attempt") else "inherited")
         assert rule("seed", role) == ("inherited" if role == "final" else "derived")
         assert rule("logprobs", role) == ("inherited" if role == "final" else "derived")
 
 
 def test_the_rules_name_parameters_that_exist() -> None:
-    assert set(module._IN_CRITIQUES) <= set(NAMES)
+    assert {*module._IN_CRITIQUES, *module._IN_ATTEMPTS} <= set(NAMES)
 
 
 def test_final_is_what_the_client_asked() -> None:
@@ -157,11 +159,11 @@ def test_no_seed_stays_none() -> None:
 
 def test_table_has_a_row_for_each_parameter() -> None:
     header, line, *rows = table().splitlines()
-    assert header == "| parameter | draft | critique | revision | sample | final |"
-    assert line == "|---|---|---|---|---|---|"
+    assert header == "| parameter | draft | critique | revision | sample | attempt | final |"
+    assert line == "|---|---|---|---|---|---|---|"
     assert [row.split("|")[1].strip() for row in rows] == [f"`{name}`" for name in NAMES]
-    assert "| `stop` | inherited | dropped | inherited | inherited | inherited |" in rows
-    assert "| `seed` | derived | derived | derived | derived | inherited |" in rows
+    assert "| `stop` | inherited | dropped | inherited | inherited | inherited | inherited |" in rows
+    assert "| `seed` | derived | derived | derived | derived | derived | inherited |" in rows
 
 
 def test_docs_hold_the_table() -> None:

@@ -152,7 +152,7 @@ async def test_renders_through_the_engine_and_tells_its_capabilities() -> None:
     messages, tools = [{"role": "user", "content": "hi"}], [{"type": "function"}]
     assert await session.render(messages, tools) == prompt_of(messages, tools)
     assert engine.rendered == [(messages, tools)]
-    assert session.capabilities == Capabilities(frozenset({"tokens", "logprobs", "grammar"}), 77, 20, 1000)
+    assert session.capabilities == Capabilities(frozenset({"tokens", "logprobs", "grammar", "scores"}), 77, 20, 1000)
 
 
 # The budget.

@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from strategies.base import InvalidTask, Note
 from strategies.best_of_n import BestOfN, BestOfNParams
-from strategies.best_of_n.strategy import SCORERS
 from strategies.engine import TokenLogprobs
 from strategies.sampling import derive_seed
+from strategies.scores import SCORERS
 from strategies.session import Call, Session
 from tests.strategies.scripted import Clock, Reply, ScriptedEngine, play, task_of, token_id
 
@@ -178,8 +178,8 @@ def test_params_refuse(params: dict[str, Any]) -> None:
 
 def test_greedy_samples_are_refused() -> None:
     with pytest.raises(InvalidTask, match="temperature 0"):
-        strategy(2).check(task_of(temperature=0.0))
-    strategy(1).check(task_of(temperature=0.0))
+        strategy(2).check(task_of(temperature=0.0), ScriptedEngine([]))
+    strategy(1).check(task_of(temperature=0.0), ScriptedEngine([]))
 
 
 def test_needs_logprobs() -> None:

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from strategies import vote
 from strategies.base import InvalidTask, Note, Thought
 from strategies.engine import Sampling
 from strategies.sampling import derive_seed
-from strategies.self_consistency import SelfConsistency, SelfConsistencyParams, vote
+from strategies.self_consistency import SelfConsistency, SelfConsistencyParams
 from strategies.session import Call, Session
 from tests.strategies.scripted import Clock, EngineBroke, Reply, ScriptedEngine, play, task_of
 
@@ -175,8 +176,8 @@ async def test_a_piece_without_text_is_no_thought() -> None:
 
 def test_greedy_samples_are_refused() -> None:
     with pytest.raises(InvalidTask, match="temperature 0"):
-        strategy(2).check(task_of(temperature=0.0))
-    strategy(1).check(task_of(temperature=0.0))
+        strategy(2).check(task_of(temperature=0.0), ScriptedEngine([]))
+    strategy(1).check(task_of(temperature=0.0), ScriptedEngine([]))
 
 
 @pytest.mark.parametrize("params", [{"samples": 0}, {"samples": 65}, {"answer": "number"}, {"early_stop": 1}])

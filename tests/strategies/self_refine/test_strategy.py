@@ -339,9 +339,9 @@ async def test_an_engine_error_ends_it() -> None:
 def test_an_assistant_message_cannot_be_continued() -> None:
     task = Task([], Prompt((1,)), Sampling(max_tokens=9), continues=True)
     with pytest.raises(InvalidTask, match="cannot continue") as raised:
-        SelfRefine().check(task)
+        SelfRefine().check(task, ScriptedEngine([]))
     assert raised.value.param == "continue_final_message"
-    SelfRefine().check(task_of(temperature=0.0))
+    SelfRefine().check(task_of(temperature=0.0), ScriptedEngine([]))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from strategies.answers import AnswerKind
-from strategies.self_consistency.vote import Vote
+from strategies.vote import Vote
 from tests.strategies.scripted import generation_of
 
 

@@ -1,9 +1,11 @@
 """Counting answers that say the same."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from strategies.answers import AnswerKind, extract_answer, find_same
 from strategies.engine import Generation
+from strategies.session import Session
 
 
 @dataclass(slots=True)
@@ -48,3 +50,11 @@ class Vote:
             return False
         runner_up = counts[1] if len(counts) > 1 else 0
         return counts[0] > runner_up + running
+
+
+async def vote_among(answers: Sequence[Generation], kind: AnswerKind, engine: Session) -> Vote:
+    """The vote of those that came to their end, or of all if none did."""
+    vote = Vote(kind)
+    for answer in [answer for answer in answers if answer.complete] or answers:
+        await engine.bounded(vote.add(answer))
+    return vote

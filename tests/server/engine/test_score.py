@@ -1,0 +1,141 @@
+"""Scores of given tokens, from a real engine, against Hugging Face."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_asyncio
+
+from server.settings import Settings
+from strategies.engine import Prompt, Sampling
+from strategies.session import Exhausted, Session
+from tests.engines import running_engine
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from server.engine.embedded import EmbeddedEngine
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+BLOCK, CONTEXT = 32, 512
+TOLERANCE = 1e-5
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(tiny_model: Path) -> "AsyncIterator[AsyncLLM]":
+    """Computes prompts in parts of 48 tokens."""
+    settings = Settings(dtype="float32", step_tokens=48, max_model_len=CONTEXT, kv_cache_gib=0.05)
+    async with running_engine(tiny_model, settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="eager")
+
+
+@pytest.fixture
+def engine(client: "AsyncLLM") -> "EmbeddedEngine":
+    from server.engine.embedded import CallOptions, EmbeddedEngine
+
+    unused: Any = None
+    return EmbeddedEngine(client, unused, CallOptions("test", unused))
+
+
+def text(length: int, seed: int) -> tuple[int, ...]:
+    draw = random.Random(seed)
+    return tuple(draw.randrange(256) for _ in range(length))
+
+
+def expected(model: Any, prompt: Sequence[int], continuation: Sequence[int]) -> list[float]:
+    import torch
+
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *continuation]])).logits[0]
+    logprobs = logits.log_softmax(-1)
+    return [float(logprobs[len(prompt) - 1 + i, token]) for i, token in enumerate(continuation)]
+
+
+@pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 64, 100, 200])
+async def test_scores_are_exact(engine: "EmbeddedEngine", model: Any, length: int) -> None:
+    """The same whether nothing, the prompt, or the continuations too are in the prefix cache."""
+    prompt = text(length, seed=length)
+    continuations = [text(count, seed=count) for count in (1, 2, 30, 70)]
+    for _ in range(3):
+        found = await engine.score(Prompt(prompt), continuations)
+        for scored, continuation in zip(found, continuations, strict=True):
+            assert list(scored.logprobs) == pytest.approx(
+                expected(model, prompt, continuation), rel=TOLERANCE, abs=TOLERANCE
+            )
+            assert scored.total == pytest.approx(sum(scored.logprobs))
+
+
+async def test_the_prompt_is_shared(engine: "EmbeddedEngine") -> None:
+    prompt = text(10 * BLOCK + 5, seed=1000)
+    found = await engine.score(Prompt(prompt), [(1, 2), (3,), (4, 5, 6)])
+    computed = sum(scored.prompt_tokens - scored.cached_tokens for scored in found)
+    assert computed < len(prompt) + 3 * 2 * BLOCK
+
+
+async def test_neighbours_are_unharmed(engine: "EmbeddedEngine") -> None:
+    """Answers with log-probabilities, beside scores and alone, are the same."""
+    sampling = Sampling(max_tokens=40, temperature=0.0, logprobs=3, ignore_eos=True)
+
+    async def answer(number: int) -> tuple[tuple[int, ...], list[dict[int, float]]]:
+        async with Session(engine) as session:
+            call = await session.call(Prompt(text(20 + number, seed=2000 + number)), sampling).finish()
+        logprobs = [{token: entry.logprob for token, entry in at.items()} for at in call.result.logprobs or ()]
+        return call.result.token_ids, logprobs
+
+    alone = [await answer(number) for number in range(3)]
+
+    async def scores() -> None:
+        for number in range(4):
+            await engine.score(Prompt(text(90, seed=3000 + number)), [text(9, seed=i) for i in range(3)])
+
+    scoring = asyncio.create_task(scores())
+    beside = await asyncio.gather(*(answer(number) for number in range(3)))
+    await scoring
+    for (tokens, logprobs), (tokens_beside, logprobs_beside) in zip(alone, beside, strict=True):
+        assert tokens == tokens_beside
+        for at, at_beside in zip(logprobs, logprobs_beside, strict=True):
+            assert at_beside == pytest.approx(at, rel=1e-4, abs=1e-4)
+
+
+async def test_a_session_counts_what_a_score_takes(engine: "EmbeddedEngine") -> None:
+    prompt = Prompt(text(70, seed=4000))
+    async with Session(engine, max_tokens=5) as session:
+        await session.score(prompt, [(1,), (2, 3)])
+        usage = session.usage
+        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 2, 2)
+        assert usage.prompt_tokens == 73
+        assert usage.engine_prompt_tokens == 143
+        await session.score(prompt, [(4,), (5,)])
+        with pytest.raises(Exhausted, match="budget"):
+            await session.score(prompt, [(4,), (5,)])
+        assert session.usage.completion_tokens == 4
+
+
+async def test_a_continuation_that_the_context_has_no_room_for(engine: "EmbeddedEngine") -> None:
+    async with Session(engine) as session:
+        (scored,) = await session.score(Prompt(text(CONTEXT - 11, seed=5000)), [text(10, seed=1)])
+        assert len(scored.logprobs) == 10
+        with pytest.raises(Exhausted, match="context"):
+            await session.score(Prompt(text(CONTEXT - 10, seed=5000)), [text(10, seed=1)])
+
+
+async def test_leaving_ends_the_work(client: "AsyncLLM", engine: "EmbeddedEngine") -> None:
+    prompt = Prompt(text(480, seed=6000))
+    scoring = asyncio.create_task(engine.score(prompt, [text(20, seed=i) for i in range(8)]))
+    while not client.output_processor.request_states:
+        await asyncio.sleep(0)
+    scoring.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await scoring
+    assert not client.output_processor.request_states

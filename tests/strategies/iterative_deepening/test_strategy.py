@@ -1,0 +1,291 @@
+"""Every branch of the loop, on an engine that says what is written here."""
+
+import math
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from strategies.base import InvalidTask
+from strategies.iterative_deepening import IterativeDeepening, IterativeDeepeningParams
+from strategies.session import Session
+from tests.strategies.scripted import (
+    EOS,
+    Outcome,
+    Reply,
+    Request,
+    ScriptedEngine,
+    generation_of,
+    play,
+    task_of,
+    token_id,
+)
+
+WAIT = " wait, no!"
+"""A trigger of two tokens."""
+
+
+def strategy(**params: object) -> IterativeDeepening:
+    chosen = {"samples": 1, "first_budget": 4, "max_rounds": 2, "trigger": WAIT, **params}
+    return IterativeDeepening(IterativeDeepeningParams(**chosen))  # type: ignore[arg-type]
+
+
+async def played(engine: ScriptedEngine, chosen: IterativeDeepening, **sampling: Any) -> Outcome:
+    session = Session(engine)
+    return await play(chosen, task_of(**sampling), session)
+
+
+def words(count: int, name: str = "w") -> str:
+    return " ".join(f"{name}{i}" for i in range(count))
+
+
+def prompts(engine: ScriptedEngine, task_tokens: int) -> list[int]:
+    """Of each request, the tokens of the answer so far."""
+    return [len(request.prompt) - task_tokens for request in engine.requests]
+
+
+TASK_TOKENS = len(task_of().prompt)
+
+
+async def test_it_doubts_at_growing_budgets() -> None:
+    engine = ScriptedEngine([words(50, "a"), words(50, "b"), Reply(words(3, "c"), eos=True)])
+    outcome = await played(engine, strategy())
+    first, second = words(4, "a"), words(2, "b")
+    assert outcome.answer == f"{first}{WAIT}{second}{WAIT}{words(3, 'c')}"
+    assert outcome.finish_reason == "stop"
+    assert [request.sampling.max_tokens for request in engine.requests] == [4, 2, 90]
+    assert prompts(engine, TASK_TOKENS) == [0, 6, 10]
+    notes = outcome.data("trigger")
+    assert [(note["round"], note["tokens"], note["finished"]) for note in notes] == [(1, 4, False), (2, 8, False)]
+
+
+async def test_continuations_are_on_token_ids() -> None:
+    engine = ScriptedEngine([words(50, "a"), "done"])
+    await played(engine, strategy(max_rounds=1))
+    task, (first, second) = task_of(), engine.requests
+    said = [token_id(word if i == 0 else f" {word}") for i, word in enumerate(words(4, "a").split())]
+    assert first.prompt == task.prompt
+    assert second.prompt.token_ids == (*task.prompt.token_ids, *said, *engine.encode(WAIT))
+
+
+async def test_an_answer_that_ends_by_itself_is_accepted() -> None:
+    engine = ScriptedEngine([Reply("it is 42", eos=True)])
+    outcome = await played(engine, strategy())
+    assert (outcome.answer, outcome.finish_reason) == ("it is 42", "stop")
+    assert not outcome.data("trigger")
+    assert len(engine.requests) == 1
+
+
+async def test_unless_it_is_reopened() -> None:
+    engine = ScriptedEngine([Reply("it is", eos=True), Reply("b", eos=True), Reply("c", eos=True)])
+    outcome = await played(engine, strategy(reopen_finished=True))
+    assert outcome.answer == f"it is{WAIT}b{WAIT}c"
+    # The token that ended it is no part of what goes on.
+    assert all(EOS not in request.prompt.token_ids for request in engine.requests)
+    assert [note["finished"] for note in outcome.data("trigger")] == [True, True]
+
+
+async def test_a_stop_string_is_the_clients_word() -> None:
+    engine = ScriptedEngine([Reply("it is", stop_reason="42")])
+    outcome = await played(engine, strategy(reopen_finished=True), stop=("42",))
+    assert (outcome.answer, len(engine.requests)) == ("it is", 1)
+
+
+async def test_a_reopened_answer_may_have_ended_at_a_stop_token() -> None:
+    engine = ScriptedEngine([Reply("it is", stop_reason=7, eos=True), Reply("so", eos=True)])
+    outcome = await played(engine, strategy(reopen_finished=True, max_rounds=1), stop_token_ids=(7,))
+    assert outcome.answer == f"it is{WAIT}so"
+
+
+async def test_the_clients_max_tokens_bound_the_whole() -> None:
+    engine = ScriptedEngine(lambda request: words(99, f"r{request.number}-"))
+    outcome = await played(engine, strategy(), max_tokens=11)
+    assert sum(len(piece.token_ids) for piece in outcome.pieces) == 11
+    assert outcome.finish_reason == "length"
+    assert [request.sampling.max_tokens for request in engine.requests] == [4, 2, 1]
+
+
+@pytest.mark.parametrize("most", [1, 3, 4])
+async def test_a_first_budget_that_is_all_there_is(most: int) -> None:
+    engine = ScriptedEngine([words(99)])
+    outcome = await played(engine, strategy(), max_tokens=most)
+    assert (outcome.answer, outcome.finish_reason) == (words(most), "length")
+    assert not outcome.data("trigger")
+
+
+@pytest.mark.parametrize("most", [5, 6])
+async def test_no_trigger_that_would_not_fit(most: int) -> None:
+    """It goes on to its end as if there were none."""
+    engine = ScriptedEngine([words(99, "a"), words(99, "b")])
+    outcome = await played(engine, strategy(), max_tokens=most)
+    assert outcome.answer == words(4, "a") + words(most - 4, "b")
+    assert not outcome.data("trigger")
+
+
+async def test_a_trigger_longer_than_the_growth() -> None:
+    """Budgets grow until there is room behind it."""
+    engine = ScriptedEngine(lambda request: words(99))
+    await played(engine, strategy(first_budget=1, trigger=" a b c d e", max_rounds=1), max_tokens=40)
+    assert [request.sampling.max_tokens for request in engine.requests] == [1, 34]
+    engine = ScriptedEngine(lambda request: words(99))
+    await played(engine, strategy(first_budget=1, trigger=" a b c d e"), max_tokens=40)
+    assert [request.sampling.max_tokens for request in engine.requests] == [1, 2, 27]
+
+
+async def test_without_rounds_it_is_one_plain_answer() -> None:
+    engine = ScriptedEngine([words(30)])
+    outcome = await played(engine, strategy(max_rounds=0))
+    assert outcome.answer == words(30)
+    assert len(engine.requests) == 1
+
+
+async def test_a_thought_is_doubted_before_its_end() -> None:
+    engine = ScriptedEngine([Reply("<think> hm </think> 41 really so", eos=True), Reply("ah </think> 42", eos=True)])
+    outcome = await played(engine, strategy(think_end=" </think>", max_rounds=1))
+    assert outcome.answer == f"<think> hm{WAIT}ah </think> 42"
+    (note,) = outcome.data("trigger")
+    assert (note["tokens"], note["dropped"]) == (4, 2)
+
+
+async def test_an_accepted_answer_behind_a_thought_stays() -> None:
+    engine = ScriptedEngine([Reply("<think> </think> 42", eos=True)])
+    outcome = await played(engine, strategy(think_end=" </think>", first_budget=9))
+    assert outcome.answer == "<think> </think> 42"
+
+
+async def test_samples_go_on_by_themselves() -> None:
+    """While one is still in its first round, others are through theirs."""
+
+    def script(request: Request) -> Reply | str:
+        if len(request.prompt) == TASK_TOKENS:
+            return Reply(words(9, "a"), hold_at=2) if request.number == 0 else words(9, "b")
+        return Reply(f"answer {request.number}", eos=True)
+
+    engine = ScriptedEngine(script)
+    session = Session(engine)
+    chosen = strategy(samples=3)
+    seen: list[str] = []
+    async with session:
+        async for event in chosen.run(task_of(), session):
+            seen.append(type(event).__name__)
+            if len(engine.requests) == 5:
+                engine.release()
+    assert [len(request.prompt) > TASK_TOKENS for request in engine.requests] == [False] * 3 + [True] * 3
+
+
+async def test_a_vote_decides() -> None:
+    def script(request: Request) -> Reply:
+        return Reply("it is \\boxed{41}" if request.number == 0 else "so \\boxed{42}", eos=True)
+
+    outcome = await played(ScriptedEngine(script), strategy(samples=3, first_budget=50))
+    assert outcome.answer == "so \\boxed{42}"
+    (result,) = outcome.data("result")
+    assert result["votes"] == {"41": 1, "42": 2}
+
+
+async def test_a_scorer_decides() -> None:
+    def script(request: Request) -> Reply:
+        values = [[-3.0, -2.0, -1.0][request.number]] * 2
+        return Reply(f"answer {request.number}", logprobs=[[value] for value in values])
+
+    outcome = await played(ScriptedEngine(script), strategy(samples=3, first_budget=50, aggregate="mean_logprob"))
+    assert outcome.answer == "answer 2"
+    assert [note["score"] for note in outcome.data("score")] == [-3.0, -2.0, -1.0]
+
+
+async def test_words_of_the_trigger_have_no_score_and_are_not_counted() -> None:
+    engine = ScriptedEngine([words(9), Reply("done", finish_reason="stop")])
+    session = Session(engine)
+    outcome = await play(strategy(max_rounds=1, aggregate="mean_logprob"), task_of(logprobs=0), session)
+    (piece,) = outcome.pieces
+    assert piece.logprobs is not None
+    assert [bool(entry) for entry in piece.logprobs] == [True] * 4 + [False] * 2 + [True]
+    assert piece.given == 2
+    assert session.usage.completion_tokens == 5
+    assert outcome.data("score")[0]["score"] == pytest.approx(-1)
+
+
+async def test_seeds_differ_by_round_and_sample() -> None:
+    engine = ScriptedEngine(lambda request: words(99))
+    await played(engine, strategy(samples=2), seed=1, max_tokens=20)
+    seeds = [request.sampling.seed for request in engine.requests]
+    assert len(set(seeds)) == len(seeds) == 6
+
+
+async def test_min_tokens_hold_for_the_whole() -> None:
+    engine = ScriptedEngine(lambda request: words(99))
+    await played(engine, strategy(), min_tokens=7)
+    assert [request.sampling.min_tokens for request in engine.requests] == [4, 1, 0]
+
+
+async def test_a_budget_ends_a_sample_and_what_there_is_is_the_answer() -> None:
+    engine = ScriptedEngine(lambda request: words(99, f"r{request.number}-"))
+    session = Session(engine, max_tokens=9)
+    outcome = await play(strategy(samples=2), task_of(), session)
+    assert session.limit == "budget"
+    assert outcome.finish_reason == "length"
+    assert session.usage.completion_tokens == 9
+    assert outcome.answer.startswith("r0-0")
+
+
+async def test_a_budget_of_one_token() -> None:
+    session = Session(ScriptedEngine(lambda request: words(99)), max_tokens=1)
+    outcome = await play(strategy(samples=3), task_of(), session)
+    assert (outcome.answer, outcome.finish_reason) == ("w0", "length")
+
+
+async def test_no_room_in_the_context() -> None:
+    engine = ScriptedEngine(lambda request: words(99), max_model_len=TASK_TOKENS + 5)
+    session = Session(engine)
+    outcome = await play(strategy(), task_of(), session)
+    assert session.limit == "context"
+    assert (outcome.answer, outcome.finish_reason) == (words(4), "length")
+
+
+async def test_generated_tokens_stay_below_the_bound() -> None:
+    """And without a prefix cache, what is computed again below max_tokens * growth / (growth - 1)."""
+    engine = ScriptedEngine(lambda request: words(999))
+    session = Session(engine)
+    await play(strategy(first_budget=3, growth=1.5, max_rounds=16), task_of(max_tokens=200), session)
+    assert session.usage.completion_tokens <= 200
+    again = sum(prompts(engine, TASK_TOKENS))
+    assert again <= 200 * 1.5 / 0.5
+
+
+def test_greedy_samples_and_grammars_are_refused() -> None:
+    with pytest.raises(InvalidTask, match="temperature"):
+        strategy(samples=2).check(task_of(temperature=0.0), ScriptedEngine([]))
+    strategy(samples=1).check(task_of(temperature=0.0), ScriptedEngine([]))
+    with pytest.raises(InvalidTask, match="response_format"):
+        strategy().check(task_of(grammar=object()), ScriptedEngine([]))
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"first_budget": 0},
+        {"growth": 1.0},
+        {"growth": math.inf},
+        {"growth": math.nan},
+        {"max_rounds": -1},
+        {"trigger": ""},
+        {"samples": 0},
+        {"aggregate": "none"},
+        {"unknown": 1},
+        {"first_budget": "4"},
+    ],
+    ids=str,
+)
+def test_wrong_parameters_are_refused(params: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        IterativeDeepeningParams(**params)  # type: ignore[arg-type]
+
+
+def test_budgets_grow() -> None:
+    params = IterativeDeepeningParams(first_budget=10, growth=1.5)
+    assert [params.budget(length, 50) for length in (0, 9, 10, 15, 22, 33, 49)] == [10, 10, 15, 22, 33, 50, 50]
+
+
+def test_generations_add_up() -> None:
+    both = generation_of("a b", "length", branch=2) + generation_of("c")
+    assert (both.text, len(both.token_ids), both.branch, both.finish_reason) == ("a bc", 3, 2, "stop")
