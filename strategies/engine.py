@@ -198,6 +198,8 @@ class Capabilities:
     max_logprobs: int
     """Likeliest tokens per position that a call may ask for."""
     vocab_size: int
+    end_tokens: tuple[int, ...] = ()
+    """Tokens with which the model ends an answer."""
 
 
 class PromptTooLong(ValueError):

@@ -73,6 +73,8 @@ class _Branch:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: Piece | None = None
+    settled: bool = False
+    """Its unused tokens have been given back."""
 
     @property
     def running(self) -> bool:
@@ -198,6 +200,8 @@ class Call:
                 self._session.usage.completion_tokens += len(piece.token_ids)
                 piece = replace(piece, branch=index)
                 branch.add(piece)
+                if not branch.running:
+                    self._settle(branch)  # At once: what goes on from it may need them before the others have ended.
                 for report in piece.reports:
                     self._session.on_report(report, self, index)
                 self._pieces.put_nowait(piece)
@@ -223,11 +227,15 @@ class Call:
             # A stop that fails has a dead engine behind it, of which the streams themselves tell.
             await asyncio.gather(self.stop(), return_exceptions=True)
         await asyncio.gather(*self._pumps, return_exceptions=True)
-        self._session.release(
-            self,
-            unused=sum(b.sampling.max_tokens - len(b.token_ids) for b in self._branches),
-            cut=any(b.cut and b.last is not None and b.last.finish_reason == "length" for b in self._branches),
-        )
+        for branch in self._branches:
+            self._settle(branch)
+        cut = any(b.cut and b.last is not None and b.last.finish_reason == "length" for b in self._branches)
+        self._session.release(self, cut=cut)
+
+    def _settle(self, branch: _Branch) -> None:
+        if not branch.settled:
+            branch.settled = True
+            self._session.give_back(branch.sampling.max_tokens - len(branch.token_ids))
 
 
 class Session:
@@ -421,11 +429,14 @@ class Session:
         if self._deadline is not None and asyncio.get_running_loop().time() >= self._deadline:
             raise self._exhausted("deadline")
 
-    def release(self, call: Call, *, unused: int, cut: bool) -> None:
-        """Gives back the tokens that a finished call reserved and did not use; `cut` says the budget ended a branch."""
-        self._open.discard(call)
+    def give_back(self, tokens: int) -> None:
+        """Takes back what a branch reserved and did not use."""
         if self._tokens_left is not None:
-            self._tokens_left += unused
+            self._tokens_left += tokens
+
+    def release(self, call: Call, *, cut: bool) -> None:
+        """A call is over; `cut` says that the budget ended a branch of it."""
+        self._open.discard(call)
         if cut and self.limit is None:
             self.limit = "budget"
         self._on_call(call)

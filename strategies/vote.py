@@ -15,6 +15,8 @@ class Group:
     answer: str
     first: Generation
     votes: int = 1
+    weight: float = 1.0
+    """Sum of the weights of its votes."""
 
 
 class Vote:
@@ -29,19 +31,20 @@ class Vote:
         """Votes so far."""
         return sum(group.votes for group in self.groups)
 
-    async def add(self, sample: Generation) -> Group:
-        """Counts one sample, into the first group that it agrees with."""
+    async def add(self, sample: Generation, weight: float = 1.0) -> Group:
+        """Counts one sample, with a weight, into the first group that it agrees with."""
         answer = extract_answer(sample.text, self._kind)
         same = await find_same(answer, [group.answer for group in self.groups], self._kind)
         if same is not None:
             self.groups[same].votes += 1
+            self.groups[same].weight += weight
             return self.groups[same]
-        self.groups.append(Group(answer, sample))
+        self.groups.append(Group(answer, sample, weight=weight))
         return self.groups[-1]
 
     def winner(self) -> Group:
-        """The largest group; of equals the one that came first."""
-        return max(self.groups, key=lambda group: group.votes)
+        """The heaviest group; of equals the one that came first."""
+        return max(self.groups, key=lambda group: group.weight)
 
     def decided(self, running: int) -> bool:
         """Whether `running` further votes, all for the same answer, could not even draw level with the winner."""

@@ -318,7 +318,16 @@ def capabilities(client: EngineClient, adapter: Any = None) -> Capabilities:
         max_model_len=config.max_model_len,
         max_logprobs=config.get_vocab_size() if limit < 0 else limit,
         vocab_size=config.get_vocab_size(),
+        end_tokens=_end_tokens(client),
     )
+
+
+def _end_tokens(client: EngineClient) -> tuple[int, ...]:
+    """The tokenizer's, and those of the checkpoint's generation_config.json."""
+    listed = client.input_processor.generation_config_fields.get("eos_token_id")
+    more = listed if isinstance(listed, list) else [listed]
+    ends = {client.renderer.get_eos_token_id(), *more} - {None}
+    return tuple(sorted(ends))
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import json
 import re
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from strategies.base import Answer, Event, Note, Strategy, Task, Thought
@@ -24,7 +24,7 @@ from strategies.engine import (
 from strategies.session import Session, run
 
 EOS = 0
-"""The token with which a reply ends that says so."""
+"""The token with which this model ends."""
 
 PATIENCE = 10.0
 """Seconds after which a test that waits for something has failed."""
@@ -57,8 +57,8 @@ class Reply:
     """What the engine still says when it has been told to stop."""
     hasty: bool = False
     """`stop` returns at once, and the branch takes its time to end."""
-    eos: bool = False
-    """Ends with a token that has no text, as models do."""
+    end: int | None = None
+    """Ends with this token, which has no text, as models do."""
     silent: bool = False
     """Ends without a single piece, as a branch that is stopped before it starts."""
 
@@ -105,14 +105,14 @@ class ScriptedEngine:
         max_model_len: int = 100_000,
         max_logprobs: int = 20,
         vocab_size: int = 1000,
-        scores: Mapping[int, float] | None = None,
+        scores: Callable[[Prompt, int], float] = lambda prompt, token: -1.0,
     ) -> None:
         self.capabilities = Capabilities(
-            frozenset({"tokens", "logprobs", "grammar", "scores"}), max_model_len, max_logprobs, vocab_size
+            frozenset({"tokens", "logprobs", "grammar", "scores"}), max_model_len, max_logprobs, vocab_size, (EOS,)
         )
         self.scored: list[Prompt] = []
         """Prompts whose continuations were scored."""
-        self._scores = scores or {}
+        self._scores = scores
         self.requests: list[Request] = []
         self.rendered: list[tuple[Sequence[Message], Sequence[Tool] | None]] = []
         self.running: set[int] = set()
@@ -161,11 +161,11 @@ class ScriptedEngine:
     async def score(
         self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
     ) -> Sequence[Scored]:
-        """Each token has the log-probability that the test gave it, else -1, wherever it stands."""
+        """Each token has the log-probability that the test gives it after this prompt."""
         await asyncio.sleep(0)
         self.scored.append(prompt)
         return [
-            Scored(tuple(self._scores.get(token, -1.0) for token in tokens), len(prompt) + len(tokens), 0, 1)
+            Scored(tuple(self._scores(prompt, token) for token in tokens), len(prompt) + len(tokens), 0, 1)
             for tokens in continuations
         ]
 
@@ -239,13 +239,13 @@ class ScriptedStream:
             # A branch that holds, or breaks, after its last token does not end with it.
             if last and (reply.hold_at == len(words) or reply.fail_at == len(words)):
                 last = False
-            last = last and not (reply.eos and not full)
+            last = last and (reply.end is None or full)
             reason: FinishReason | None = reply.finish_reason if last else "length" if full else None
             yield self._piece(words[position], position, reason)
             if reason is not None:
                 return
-        if reply.eos:
-            yield Piece("", (EOS,), None, finish_reason="stop", cached_tokens=reply.cached_tokens)
+        if reply.end is not None:
+            yield replace(self._piece("", None, "stop"), token_ids=(reply.end,))
             return
         yield Piece("", finish_reason=reply.finish_reason, cached_tokens=reply.cached_tokens)
 

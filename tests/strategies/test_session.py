@@ -14,6 +14,7 @@ from strategies.base import Event, Note, Strategy, Task, Thought
 from strategies.engine import Capabilities, Generation, Message, Prompt, Sampling, Tool
 from strategies.session import Call, Exhausted, Session
 from tests.strategies.scripted import (
+    EOS,
     Clock,
     EngineBroke,
     Reply,
@@ -152,7 +153,9 @@ async def test_renders_through_the_engine_and_tells_its_capabilities() -> None:
     messages, tools = [{"role": "user", "content": "hi"}], [{"type": "function"}]
     assert await session.render(messages, tools) == prompt_of(messages, tools)
     assert engine.rendered == [(messages, tools)]
-    assert session.capabilities == Capabilities(frozenset({"tokens", "logprobs", "grammar", "scores"}), 77, 20, 1000)
+    assert session.capabilities == Capabilities(
+        frozenset({"tokens", "logprobs", "grammar", "scores"}), 77, 20, 1000, (EOS,)
+    )
 
 
 # The budget.

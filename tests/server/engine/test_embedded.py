@@ -8,10 +8,23 @@ from typing import Any
 import pytest
 
 
-def client_of(speculative: object = None) -> Any:
+def client_of(speculative: object = None, ends: object = None) -> Any:
     """As much of an AsyncLLM as tells its capabilities."""
-    model = SimpleNamespace(max_model_len=100, max_logprobs=20, get_vocab_size=lambda: 50)
-    return SimpleNamespace(model_config=model, vllm_config=SimpleNamespace(speculative_config=speculative))
+    return SimpleNamespace(
+        model_config=SimpleNamespace(max_model_len=100, max_logprobs=20, get_vocab_size=lambda: 50),
+        vllm_config=SimpleNamespace(speculative_config=speculative),
+        renderer=SimpleNamespace(get_eos_token_id=lambda: 2),
+        input_processor=SimpleNamespace(generation_config_fields={"eos_token_id": ends}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"), [(None, (2,)), (2, (2,)), (7, (2, 7)), ([7, 2, 9], (2, 7, 9))], ids=str
+)
+def test_tokens_that_end_an_answer(listed: object, expected: tuple[int, ...]) -> None:
+    from server.engine.embedded import capabilities
+
+    assert capabilities(client_of(ends=listed)).end_tokens == expected
 
 
 def test_under_speculative_decoding_there_are_no_hidden_states() -> None:

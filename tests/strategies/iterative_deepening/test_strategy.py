@@ -48,7 +48,7 @@ TASK_TOKENS = len(task_of().prompt)
 
 
 async def test_it_doubts_at_growing_budgets() -> None:
-    engine = ScriptedEngine([words(50, "a"), words(50, "b"), Reply(words(3, "c"), eos=True)])
+    engine = ScriptedEngine([words(50, "a"), words(50, "b"), Reply(words(3, "c"), end=EOS)])
     outcome = await played(engine, strategy())
     first, second = words(4, "a"), words(2, "b")
     assert outcome.answer == f"{first}{WAIT}{second}{WAIT}{words(3, 'c')}"
@@ -69,7 +69,7 @@ async def test_continuations_are_on_token_ids() -> None:
 
 
 async def test_an_answer_that_ends_by_itself_is_accepted() -> None:
-    engine = ScriptedEngine([Reply("it is 42", eos=True)])
+    engine = ScriptedEngine([Reply("it is 42", end=EOS)])
     outcome = await played(engine, strategy())
     assert (outcome.answer, outcome.finish_reason) == ("it is 42", "stop")
     assert not outcome.data("trigger")
@@ -77,7 +77,7 @@ async def test_an_answer_that_ends_by_itself_is_accepted() -> None:
 
 
 async def test_unless_it_is_reopened() -> None:
-    engine = ScriptedEngine([Reply("it is", eos=True), Reply("b", eos=True), Reply("c", eos=True)])
+    engine = ScriptedEngine([Reply("it is", end=EOS), Reply("b", end=EOS), Reply("c", end=EOS)])
     outcome = await played(engine, strategy(reopen_finished=True))
     assert outcome.answer == f"it is{WAIT}b{WAIT}c"
     # The token that ended it is no part of what goes on.
@@ -92,7 +92,7 @@ async def test_a_stop_string_is_the_clients_word() -> None:
 
 
 async def test_a_reopened_answer_may_have_ended_at_a_stop_token() -> None:
-    engine = ScriptedEngine([Reply("it is", stop_reason=7, eos=True), Reply("so", eos=True)])
+    engine = ScriptedEngine([Reply("it is", stop_reason=7, end=7), Reply("so", end=EOS)])
     outcome = await played(engine, strategy(reopen_finished=True, max_rounds=1), stop_token_ids=(7,))
     assert outcome.answer == f"it is{WAIT}so"
 
@@ -140,7 +140,7 @@ async def test_without_rounds_it_is_one_plain_answer() -> None:
 
 
 async def test_a_thought_is_doubted_before_its_end() -> None:
-    engine = ScriptedEngine([Reply("<think> hm </think> 41 really so", eos=True), Reply("ah </think> 42", eos=True)])
+    engine = ScriptedEngine([Reply("<think> hm </think> 41 really so", end=EOS), Reply("ah </think> 42", end=EOS)])
     outcome = await played(engine, strategy(think_end=" </think>", max_rounds=1))
     assert outcome.answer == f"<think> hm{WAIT}ah </think> 42"
     (note,) = outcome.data("trigger")
@@ -148,7 +148,7 @@ async def test_a_thought_is_doubted_before_its_end() -> None:
 
 
 async def test_an_accepted_answer_behind_a_thought_stays() -> None:
-    engine = ScriptedEngine([Reply("<think> </think> 42", eos=True)])
+    engine = ScriptedEngine([Reply("<think> </think> 42", end=EOS)])
     outcome = await played(engine, strategy(think_end=" </think>", first_budget=9))
     assert outcome.answer == "<think> </think> 42"
 
@@ -159,7 +159,7 @@ async def test_samples_go_on_by_themselves() -> None:
     def script(request: Request) -> Reply | str:
         if len(request.prompt) == TASK_TOKENS:
             return Reply(words(9, "a"), hold_at=2) if request.number == 0 else words(9, "b")
-        return Reply(f"answer {request.number}", eos=True)
+        return Reply(f"answer {request.number}", end=EOS)
 
     engine = ScriptedEngine(script)
     session = Session(engine)
@@ -175,7 +175,7 @@ async def test_samples_go_on_by_themselves() -> None:
 
 async def test_a_vote_decides() -> None:
     def script(request: Request) -> Reply:
-        return Reply("it is \\boxed{41}" if request.number == 0 else "so \\boxed{42}", eos=True)
+        return Reply("it is \\boxed{41}" if request.number == 0 else "so \\boxed{42}", end=EOS)
 
     outcome = await played(ScriptedEngine(script), strategy(samples=3, first_budget=50))
     assert outcome.answer == "so \\boxed{42}"

@@ -1,0 +1,191 @@
+"""Every branch of ReVISE's control flow, on an engine that says what is written here."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from strategies.base import InvalidTask
+from strategies.engine import Prompt
+from strategies.revise import Revise, ReviseParams
+from strategies.revise.verify import AGAIN, NO, QUESTION, YES
+from strategies.session import Session
+from tests.strategies.scripted import EOS, Outcome, Reply, Request, ScriptedEngine, play, task_of, token_id
+
+REFINE = token_id("<|refine|>")
+
+
+def ends(text: str) -> Reply:
+    return Reply(text, end=EOS)
+
+
+def refines(text: str) -> Reply:
+    return Reply(text, end=REFINE, stop_reason=REFINE)
+
+
+def probabilities(**by_name: float) -> Callable[[Prompt, int], float]:
+    """Log-probabilities of the end, the refine token, and the two replies, wherever they stand."""
+    tokens = {"end": EOS, "refine": REFINE, "yes": token_id(YES), "no": token_id(NO)}
+    values = {tokens[name]: math.log(value) for name, value in by_name.items()}
+    return lambda prompt, token: values.get(token, -20.0)
+
+
+async def played(engine: ScriptedEngine, sampling: dict[str, Any] | None = None, **params: Any) -> Outcome:
+    return await play(Revise(ReviseParams(**params)), task_of(**(sampling or {})), Session(engine))
+
+
+async def test_an_attempt_that_ends_is_the_answer() -> None:
+    engine = ScriptedEngine([ends("it is 42")], scores=probabilities(end=0.8, refine=0.1))
+    outcome = await played(engine)
+    assert (outcome.answer, outcome.finish_reason) == ("it is 42", "stop")
+    (note,) = outcome.data("verified")
+    assert note == {"round": 0, "confidence": pytest.approx(0.8), "refine": False}
+    # Behind the attempt, without the token that ended it.
+    (scored,) = engine.scored
+    assert scored == task_of().prompt + [token_id(word) for word in ("it", " is", " 42")]
+
+
+async def test_it_thinks_again_behind_the_token() -> None:
+    engine = ScriptedEngine([refines("it is 41"), ends("no, 42")], scores=probabilities(end=0.3, refine=0.6))
+    outcome = await played(engine)
+    assert outcome.answer == "no, 42"
+    assert [note["refine"] for note in outcome.data("verified")] == [True, False]
+    first, second = engine.requests
+    assert REFINE in first.sampling.stop_token_ids
+    said = [token_id(word) for word in ("it", " is", " 41")]
+    assert second.prompt.token_ids == (*first.prompt.token_ids, *said, REFINE)
+    assert outcome.thoughts() == [("attempt", 0, "it is 41no, 42")]
+
+
+async def test_rounds_bound_it() -> None:
+    engine = ScriptedEngine(lambda request: refines(f"attempt {request.number}"), scores=probabilities(end=0.1))
+    outcome = await played(engine, rounds=2)
+    assert outcome.answer == "attempt 2"
+    assert outcome.finish_reason == "stop"
+    assert len(engine.requests) == 3
+    # Each prompt has all attempts before it.
+    assert [request.prompt.token_ids.count(REFINE) for request in engine.requests] == [0, 1, 2]
+    assert engine.requests[2].prompt.token_ids[: len(engine.requests[1].prompt)] == engine.requests[1].prompt.token_ids
+
+
+async def test_no_rounds() -> None:
+    engine = ScriptedEngine([refines("it is 41")])
+    assert (await played(engine, rounds=0)).answer == "it is 41"
+
+
+async def test_ratio_leaves_other_tokens_out() -> None:
+    engine = ScriptedEngine([ends("42")], scores=probabilities(end=0.3, refine=0.1))
+    outcome = await played(engine, confidence="ratio")
+    assert outcome.data("verified")[0]["confidence"] == pytest.approx(0.75)
+
+
+async def test_a_cut_attempt_is_not_verified() -> None:
+    engine = ScriptedEngine([Reply("it is a long story")])
+    outcome = await played(engine, {"max_tokens": 3})
+    assert (outcome.answer, outcome.finish_reason) == ("it is a", "length")
+    assert not engine.scored
+    assert not outcome.data("verified")
+
+
+async def test_a_stop_string_ends_an_attempt() -> None:
+    engine = ScriptedEngine([Reply("it is 42", stop_reason="END")], scores=probabilities(end=0.5))
+    outcome = await played(engine, {"stop": ("END",)})
+    assert outcome.answer == "it is 42"
+    assert len(engine.scored[0]) == len(task_of().prompt) + 3
+
+
+def votes(request: Request) -> Reply:
+    return ends(["so \\boxed{1}", "so \\boxed{2}", "then \\boxed{2}"][request.number])
+
+
+def surest_of_the_first(prompt: Prompt, token: int) -> float:
+    """P(end) is 0.9 after the first of those, else 0.3."""
+    return math.log(0.9 if token_id(" \\boxed{1}") in prompt.token_ids else 0.3) if token == EOS else -20.0
+
+
+async def test_samples_vote_with_their_confidence() -> None:
+    outcome = await played(ScriptedEngine(votes, scores=surest_of_the_first), samples=3)
+    assert outcome.answer == "so \\boxed{1}"
+    (result,) = outcome.data("result")
+    assert result["votes"] == {"1": pytest.approx(0.9), "2": pytest.approx(0.6)}
+
+
+async def test_or_with_one_vote_each() -> None:
+    outcome = await played(ScriptedEngine(votes, scores=surest_of_the_first), samples=3, aggregate="majority")
+    assert outcome.answer == "so \\boxed{2}"
+
+
+async def test_samples_go_on_by_themselves() -> None:
+    """One that thinks again does not wait for the others."""
+
+    def script(request: Request) -> Reply:
+        if REFINE in request.prompt.token_ids:
+            return ends("again")
+        return Reply("a b c", end=EOS, hold_at=2) if request.number == 0 else refines("x")
+
+    engine = ScriptedEngine(script)
+    session = Session(engine)
+    async with session:
+        async for _ in Revise(ReviseParams(samples=2)).run(task_of(), session):
+            if len(engine.requests) == 3:
+                engine.release()
+    assert len(engine.requests) == 3
+
+
+async def test_prompted_asks_in_words() -> None:
+    engine = ScriptedEngine(["41", "42"], scores=probabilities(yes=0.2, no=0.6))
+    outcome = await played(engine, mode="prompted")
+    assert outcome.answer == "42"
+    assert outcome.data("verified")[0] == {"round": 0, "confidence": pytest.approx(0.25), "refine": True}
+    first, second = engine.scored
+    assert "".join(map(chr, first.token_ids)).endswith(f"<assistant>41<end><user>{QUESTION}<end><assistant>")
+    assert engine.requests[1].asked == AGAIN
+    assert f"<assistant>{NO}<end>" in engine.requests[1].text
+    assert "".join(map(chr, second.token_ids)).endswith(f"<assistant>42<end><user>{QUESTION}<end><assistant>")
+    # Neither token nor stop is the model's: it was not trained for them.
+    assert all(REFINE not in request.sampling.stop_token_ids for request in engine.requests)
+
+
+async def test_prompted_accepts_what_it_is_sure_of() -> None:
+    engine = ScriptedEngine(["42"], scores=probabilities(yes=0.6, no=0.2))
+    outcome = await played(engine, mode="prompted")
+    assert (outcome.answer, len(engine.requests)) == ("42", 1)
+
+
+async def test_a_model_without_the_token_is_told_how_to_get_one() -> None:
+    engine = ScriptedEngine([])
+    with pytest.raises(InvalidTask, match=r"trained for revise.*prompted"):
+        Revise(ReviseParams(token="no such token")).check(task_of(), engine)
+    Revise(ReviseParams(token="no such token", mode="prompted")).check(task_of(), engine)
+
+
+def test_greedy_samples_are_refused() -> None:
+    with pytest.raises(InvalidTask, match="temperature"):
+        Revise(ReviseParams(samples=2)).check(task_of(temperature=0.0), ScriptedEngine([]))
+
+
+async def test_a_budget_that_ends_gives_the_surest_so_far() -> None:
+    engine = ScriptedEngine([refines("a b c"), ends("d e f g")], scores=probabilities(end=0.5))
+    session = Session(engine, max_tokens=4 + 2 + 2)
+    outcome = await play(Revise(), task_of(max_tokens=5), session)
+    assert session.limit == "budget"
+    assert session.usage.completion_tokens <= 8
+    assert outcome.answer == "d e"
+    assert outcome.finish_reason == "length"
+
+
+async def test_a_budget_too_small_to_verify() -> None:
+    session = Session(ScriptedEngine([ends("a b c")]), max_tokens=5)
+    outcome = await play(Revise(), task_of(), session)
+    assert outcome.answer == "a b c"
+    assert session.limit == "budget"
+
+
+@pytest.mark.parametrize(
+    "params", [{"rounds": -1}, {"samples": 0}, {"mode": "x"}, {"token": ""}, {"confidence": "x"}, {"y": 1}], ids=str
+)
+def test_wrong_parameters_are_refused(params: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ReviseParams(**params)
