@@ -15,8 +15,8 @@ from server.settings import Settings
 from server.vllm_api import capabilities
 from strategies.base import Event, Plugin
 from strategies.engine import Capabilities
-from strategies.reports import ARGUMENT as REPORT_ARGUMENT
-from strategies.srgen.request import ARGUMENT as SRGEN_ARGUMENT
+from strategies.reports import OWN_ARGUMENTS
+from strategies.srgen.request import SRGenRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,17 @@ def refuse_fields(request: Any, **allowed: object) -> None:
             raise ApiError(400, f"{name} does not go with a strategy", name)
 
 
-def refuse_engine_fields(request: Any, capabilities: Capabilities) -> None:
-    """Raises ApiError 400 for fields that would harm other requests of the engine, or do nothing without a word."""
+def refuse_engine_fields(request: Any) -> None:
+    """Raises ApiError 400 for fields that would harm other requests of the engine."""
     extra: Mapping[str, Any] = request.model_extra or {}
     if extra.get("logprob_token_ids") is not None or getattr(request, "logprob_token_ids", None) is not None:
         # It replaces the log-probabilities of the whole batch in vLLM 0.32.
         raise ApiError(400, "logprob_token_ids is not offered; use top_logprobs", "logprob_token_ids")
     arguments: Mapping[str, Any] = getattr(request, "vllm_xargs", None) or {}
-    if REPORT_ARGUMENT in arguments:
-        raise ApiError(400, f"{REPORT_ARGUMENT} is the server's own", "vllm_xargs")
-    if SRGEN_ARGUMENT in arguments and "hidden_states" not in capabilities.names:
-        # Under speculative decoding vLLM runs no processor, and would not say so.
-        raise ApiError(400, f"this engine cannot run {SRGEN_ARGUMENT}: it lacks hidden_states", "vllm_xargs")
+    if ours := [name for name in arguments if name.startswith(OWN_ARGUMENTS)]:
+        raise ApiError(400, f"{ours[0]} is the server's own", "vllm_xargs")
+    try:
+        # VLLM itself finds out when a stream has begun, and its status is sent.
+        SRGenRequest.read(arguments)
+    except ValueError as error:
+        raise ApiError(400, str(error), "vllm_xargs") from None

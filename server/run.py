@@ -140,6 +140,8 @@ class StrategyRun:
         likeliest, most = task.sampling.logprobs, engine.capabilities.max_logprobs
         if likeliest is not None and not 0 <= likeliest <= most:
             raise InvalidTask(f"top_logprobs is {likeliest}; with a strategy it is 0 to {most}", "top_logprobs")
+        if twice := [decoder.name for decoder in self.plan.decoders if decoder.name in task.sampling.extra]:
+            raise InvalidTask(f"{twice[0]} is in the strategy and in vllm_xargs; say it once", "vllm_xargs")
         for plugin in (self.plan.strategy, *self.plan.decoders):
             if lacking := sorted(plugin.needs - engine.capabilities.names):
                 # The engine has it, or the plan had been refused.

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     max_queued_runs: int = Field(64, ge=0, description="Strategy runs that wait for their turn; more get a 429.")
     max_run_tokens: int | None = Field(None, gt=0, description="Upper bound of budget.max_tokens of any run.")
     max_run_seconds: float = Field(600.0, gt=0, description="Upper bound and default of budget.max_seconds.")
+    srgen_positions: int | None = Field(
+        None,
+        gt=0,
+        description="Longest text that srgen corrects, in tokens; all of a batch wait while it does. "
+        "Default: 2048 on a CPU, 32768 on a GPU.",
+    )
     heartbeat_seconds: float = Field(10.0, gt=0, description="Silence after which a stream gets an SSE comment.")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Params(BaseModel):
     """Base of every strategy's parameters: unknown keys and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Budget(Params):

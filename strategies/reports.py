@@ -10,7 +10,9 @@ from strategies.engine import Report
 
 VARIABLE = "REDRAFT_REPORTS"
 """Environment variable with the path of the pipe."""
-ARGUMENT = "redraft_report"
+OWN_ARGUMENTS = "redraft_"
+"""How the names of extra arguments begin that the server adds, and no client may write."""
+ARGUMENT = f"{OWN_ARGUMENTS}report"
 """Name among a call's extra arguments, for the name under which its reports are kept."""
 
 logger = logging.getLogger("vllm.redraft")

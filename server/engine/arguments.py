@@ -35,6 +35,8 @@ def engine_environment(
         # Logits processors are those of the first model runner; where Triton is found vLLM would take the second.
         "VLLM_USE_V2_MODEL_RUNNER": "0",
     }
+    if settings.srgen_positions is not None:
+        variables["REDRAFT_SRGEN_POSITIONS"] = str(settings.srgen_positions)
     if model.local:
         # Else a file that a checkpoint lacks costs minutes of retries.
         variables |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}

@@ -2,20 +2,16 @@
 
 import asyncio
 import copy
-import functools
-import json
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import GenerationError, VLLMValidationError
-from vllm.lora.utils import get_adapter_absolute_path
 from vllm.outputs import RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -35,6 +31,7 @@ from strategies.engine import (
     Tool,
 )
 from strategies.reports import ARGUMENT as REPORT_ARGUMENT
+from strategies.srgen.admission import adapts_head
 
 _FINISH_REASONS: dict[str, FinishReason] = {
     "stop": "stop",
@@ -310,7 +307,7 @@ def capabilities(client: EngineClient, adapter: Any = None) -> Capabilities:
     config = client.model_config
     names: set[Capability] = {"tokens", "logprobs", "grammar", "scores"}
     # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
-    if client.vllm_config.speculative_config is None and not (adapter and _adapts_head(adapter.lora_path)):
+    if client.vllm_config.speculative_config is None and not (adapter and adapts_head(adapter.lora_path)):
         names.add("hidden_states")
     limit = config.max_logprobs
     return Capabilities(
@@ -328,15 +325,6 @@ def _end_tokens(client: EngineClient) -> tuple[int, ...]:
     more = listed if isinstance(listed, list) else [listed]
     ends = {client.renderer.get_eos_token_id(), *more} - {None}
     return tuple(sorted(ends))
-
-
-@functools.cache
-def _adapts_head(folder: str) -> bool:
-    """Whether the adapter in a folder changes the language model's head."""
-    config = json.loads(Path(get_adapter_absolute_path(folder), "adapter_config.json").read_text())
-    targets = config.get("target_modules") or ()
-    names = [targets] if isinstance(targets, str) else [*targets, *(config.get("modules_to_save") or ())]
-    return any(head in name for name in names for head in ("lm_head", "embed_tokens"))
 
 
 def with_texts(report: Report, tokenizer: Any) -> Report:

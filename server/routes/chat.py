@@ -32,7 +32,7 @@ router = APIRouter()
 async def chat_completions(request: ChatCompletionRequest, raw_request: Request) -> Response:
     """OpenAI's chat completions, with an optional `strategy`."""
     gateway = Gateway.of(raw_request)
-    refuse_engine_fields(request, gateway.capabilities)
+    refuse_engine_fields(request)
     plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
     if plan is None:
         return await plain_chat(request, raw_request)

@@ -20,7 +20,7 @@ for method, path, endpoint in unchanged_routes():
 async def completions(request: CompletionRequest, raw_request: Request) -> Response:
     """OpenAI's legacy completions, by vLLM."""
     gateway = Gateway.of(raw_request)
-    refuse_engine_fields(request, gateway.capabilities)
+    refuse_engine_fields(request)
     gateway.refuse_strategy(request.model, (request.model_extra or {}).get("strategy"))
     return await plain_completion(request, raw_request)
 

@@ -43,7 +43,7 @@ logger = logging.getLogger("redraft.responses")
 async def responses(request: ResponsesRequest, raw_request: Request) -> Response:
     """OpenAI's responses, with an optional `strategy`."""
     gateway = Gateway.of(raw_request)
-    refuse_engine_fields(request, gateway.capabilities)
+    refuse_engine_fields(request)
     plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
     if plan is None:
         return await plain_responses(request, raw_request)

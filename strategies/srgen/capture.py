@@ -8,6 +8,7 @@ computed anew, samples of one prompt share them, and nothing is to be freed.
 import functools
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,8 @@ ModelRunner = Any
 """vLLM's GPUModelRunner, or a subclass."""
 
 Slots = npt.NDArray[np.int64]
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Of heads that can be multiplied as they are."""
 
 
 class Watcher(Protocol):
@@ -72,16 +75,23 @@ class Capture:
             raise Unsupported("no layer of this model attends to all positions")
         self._group = full[0]
         slots = runner.kv_cache_config.num_blocks * specs[self._group].block_size
-        size, dtype = config.model_config.get_hidden_size(), config.model_config.dtype
+        model = runner.get_model()
+        # Some models project their backbone's output before the head.
+        head_weight = getattr(getattr(model, "lm_head", None), "weight", None)
+        size = config.model_config.get_hidden_size() if head_weight is None else head_weight.shape[-1]
+        dtype = config.model_config.dtype
         self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
         self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
         logger.info("srgen keeps %d bytes beside each of %d slots of the KV cache", self.bytes_per_token, slots)
         self.runner = runner
         self._watcher = watcher
         self._expecting = False
-        for module in runner.get_model().modules():
+        self._made: _Made | None = None
+        self._refused = False
+        for module in model.modules():
             if isinstance(module, LogitsProcessor | LogitsProcessorWithLoRA):
                 module.register_forward_hook(self._after_head, with_kwargs=True)
+        model.compute_logits = self._watched(model.compute_logits)
 
     @property
     def bytes_per_token(self) -> int:
@@ -90,6 +100,11 @@ class Capture:
 
     def write(self, hidden: Tensor) -> None:
         """Keeps the backbone's output of one step, [tokens or more, D]."""
+        if self._refused:
+            return
+        if hidden.shape[-1] != self._hidden.shape[-1]:
+            self._refuse("the backbone's output is not as wide as the head's input")
+            return
         runner = self.runner
         count = int(runner.query_start_loc.np[runner.input_batch.num_reqs])
         slots = self._table().slot_mapping.gpu[:count]
@@ -119,17 +134,58 @@ class Capture:
         return self.runner.input_batch.block_table[self._group]
 
     def _after_head(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], logits: Tensor | None) -> None:
-        # Prompt log-probabilities and warm-ups make logits too; those of a step come first after its forward pass.
-        if not self._expecting or logits is None:
-            return
-        self._expecting = False
         layer, hidden, *rest = args
-        try:
-            head = _head(module, layer, rest[0] if rest else kwargs.get("embedding_bias"))
-        except Unsupported as error:
-            self._watcher.refuse(str(error))
+        bias = rest[0] if rest else kwargs.get("embedding_bias")
+        self._made = None if logits is None else _Made(module, layer, bias, hidden, logits)
+
+    def _watched(self, compute_logits: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's `compute_logits`, after which the watcher is told."""
+
+        @functools.wraps(compute_logits)
+        def watched(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+            self._made = None
+            logits = compute_logits(hidden, *args, **kwargs)
+            made, self._made = self._made, None
+            # Prompt log-probabilities and warm-ups make logits too; those of a step come first after its forward pass.
+            if self._expecting and logits is not None:
+                self._expecting = False
+                self._tell(hidden, logits, made)
+            return logits
+
+        return watched
+
+    def _tell(self, hidden: Tensor, logits: Tensor, made: "_Made | None") -> None:
+        if made is None:
+            self._refuse("the model makes its logits by itself")
+        elif not (_same(made.hidden, hidden) and _same(made.logits, logits)):
+            self._refuse("the model does more than to apply its head to the backbone's output")
         else:
-            self._watcher.see(self, head, hidden, logits)
+            try:
+                head = _head(made.module, made.layer, made.bias)
+            except Unsupported as error:
+                self._refuse(str(error))
+            else:
+                self._watcher.see(self, head, hidden, logits)
+
+    def _refuse(self, reason: str) -> None:
+        self._refused = True
+        self._expecting = False
+        self._watcher.refuse(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One application of the head."""
+
+    module: Any
+    layer: Any
+    bias: Tensor | None
+    hidden: Tensor
+    logits: Tensor
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first is second or (first.shape == second.shape and torch.equal(first, second))
 
 
 def adapts_head(runner: ModelRunner, row: int) -> bool:
@@ -179,7 +235,7 @@ def _capture(runner: ModelRunner, watcher: Watcher) -> Capture | None:
 def _head(module: Any, layer: Any, bias: Tensor | None) -> Head:
     """The head as the model applies it. Raises Unsupported for weights that cannot be multiplied as they are."""
     weight = getattr(layer, "weight", None)
-    if weight is None or not weight.is_floating_point() or weight.dim() != 2:
+    if weight is None or weight.dtype not in DTYPES or weight.dim() != 2:
         raise Unsupported("the head's weights are quantised")
     if layer.tp_size == 1:
         size = module.org_vocab_size

@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from strategies.base import Decoder, Note
 from strategies.engine import Generation, Sampling
-from strategies.srgen.request import ARGUMENT, SRGenParams, SRGenRequest
+from strategies.srgen.request import SRGenParams, SRGenRequest, SRGenText
 
 
 class SRGen(Decoder):
@@ -31,11 +31,11 @@ class SRGen(Decoder):
 
     @override
     def apply(self, sampling: Sampling, continues: Generation | None = None) -> Sampling:
-        request = SRGenRequest(**self.params.model_dump())
+        text = SRGenText()
         if continues is not None:
             made = sum(report["decoder"] == self.name for report in continues.reports)
-            request = request.model_copy(update={"prompt_tokens": continues.prompt_tokens, "activations": made})
-        return replace(sampling, extra={**sampling.extra, ARGUMENT: request.encode()})
+            text = SRGenText(prompt_tokens=continues.prompt_tokens, activations=made)
+        return replace(sampling, extra={**sampling.extra, **SRGenRequest(self.params, text).arguments()})
 
     @override
     def note(self, report: Mapping[str, Any]) -> Note:

@@ -28,10 +28,12 @@ from torch.nn.functional import linear
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-5, 1e-8
 """AdamW's, as published."""
 
-WORKSPACE_BYTES = 256 * 2**20
-"""What the distributions of all positions of the activations solved at once may take, and their logits at most as much
-again. Those of longer texts are made anew in every step, a part at a time.
+WORKSPACE_BYTES = 384 * 2**20
+"""What the distributions of all positions of the activations solved at once may take. Those of longer texts are made
+anew in every step, a part at a time.
 """
+LOGITS_ROWS = 256
+"""Positions whose logits are made at once."""
 
 
 class Shards(Protocol):
@@ -231,10 +233,10 @@ class Workspace:
         """Positions that it holds at most."""
         return max(1, WORKSPACE_BYTES // (len(head.weight) * head.dtype.itemsize))
 
-    def reserve(self, head: Head, positions: int, longest: int) -> tuple[Tensor, Tensor]:
-        """Memory for distributions [positions or more, V], and for logits [longest or more, V]."""
+    def reserve(self, head: Head, positions: int) -> tuple[Tensor, Tensor]:
+        """Memory for distributions [positions or more, V], and for logits [LOGITS_ROWS, V]."""
         self._distributions = self._grown(self._distributions, head, positions, head.dtype)
-        self._logits = self._grown(self._logits, head, longest, head.weight.dtype)
+        self._logits = self._grown(self._logits, head, LOGITS_ROWS, head.weight.dtype)
         return self._distributions, self._logits
 
     def _grown(self, memory: Tensor, head: Head, rows: int, dtype: torch.dtype) -> Tensor:
@@ -242,7 +244,7 @@ class Workspace:
         if memory.dim() == 2 and len(memory) >= rows and (memory.shape[1], memory.dtype) == (size, dtype):
             return memory
         # By powers of two, lest a text that grows has it made anew at each correction.
-        rows = max(rows, min(self.room(head), 1 << rows.bit_length()))
+        rows = max(rows, min(self.room(head), 1 << (rows - 1).bit_length()))
         return torch.empty(rows, size, dtype=dtype, device=head.weight.device)
 
 
@@ -302,7 +304,7 @@ def correct(
 def _cross_entropies(head: Head, pasts: Sequence[Past], workspace: Workspace) -> "Iterator[_CrossEntropy]":
     room = workspace.room(head)
     parts = [min(len(past.hidden), room) for past in pasts]
-    distributions, logits = workspace.reserve(head, sum(parts), max(parts))
+    distributions, logits = workspace.reserve(head, max(1, sum(parts)))
     for past, memory in zip(pasts, torch.split(distributions[: sum(parts)], parts), strict=True):
         yield _CrossEntropy(head, past, memory, logits)
 
@@ -340,10 +342,11 @@ class _CrossEntropy:
     def _make(self, hidden: Tensor) -> Tensor:
         """Of some positions, in the memory for them."""
         made = self._memory[: len(hidden)]
-        if self._head.soft_cap is None:
-            self._head.distributions(hidden, self._logits[: len(hidden)], made)
-        else:
-            made.copy_(self._head.project(hidden))
+        for some, out in zip(torch.split(hidden, LOGITS_ROWS), torch.split(made, LOGITS_ROWS), strict=True):
+            if self._head.soft_cap is None:
+                self._head.distributions(some, self._logits[: len(some)], out)
+            else:
+                out.copy_(self._head.project(some))
         return made
 
     def _shifted_sum(self, distributions: Tensor, shift: Tensor) -> Tensor:

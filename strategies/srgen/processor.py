@@ -5,6 +5,7 @@ together, and their logits corrected for this one token. The KV cache is not tou
 """
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -21,7 +22,7 @@ from strategies.engine import Report
 from strategies.reports import ReportWriter
 from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
 from strategies.srgen.objective import Correction, Fit, Head, Workspace, batches, correct
-from strategies.srgen.request import SRGenRequest
+from strategies.srgen.request import SRGenParams, SRGenRequest
 from strategies.srgen.trigger import Trigger, entropies_of
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.redraft.srgen")
 
 Arguments: TypeAlias = Mapping[str, Any] | None
+POSITIONS_VARIABLE = "REDRAFT_SRGEN_POSITIONS"
+"""Environment variable with the most positions that a correction may be fitted on. All of a batch wait for it."""
+CPU_POSITIONS, GPU_POSITIONS = 2048, 32768
+
 GREEDY = 1e-5
 """Temperatures below are greedy in vLLM; entropies are then those of temperature 1."""
 
@@ -39,7 +44,7 @@ GREEDY = 1e-5
 class Text:
     """One request with SRGen."""
 
-    request: SRGenRequest
+    request: SRGenParams
     arguments: Arguments
     """Of the call, those of other decoders too."""
     place: int
@@ -66,12 +71,14 @@ class Rows:
     Args:
         texts: by row.
         device: where logits are.
+        positions: that a cross-entropy may be taken over.
     """
 
-    def __init__(self, texts: dict[int, Text], device: torch.device) -> None:
+    def __init__(self, texts: dict[int, Text], device: torch.device, positions: int) -> None:
         self.texts = list(texts.values())
         self.numbers = np.fromiter(texts, np.int64, len(texts))
         self.boundaries = np.array([text.boundary for text in self.texts])
+        self.limits = np.array([text.scope_begin() + positions for text in self.texts])
         self.left = np.array([text.request.max_activations - text.activations for text in self.texts])
         self.pending = np.array([not text.entered for text in self.texts])
         self.places = torch.tensor([text.place for text in self.texts], device=device)
@@ -120,7 +127,8 @@ class SRGenProcessor(LogitsProcessor):
         self._device = device
         self._trigger = Trigger(vllm_config.scheduler_config.max_num_seqs, device)
         self._texts: dict[str, Text] = {}
-        self._rows = Rows({}, device)
+        self._positions = _positions(device)
+        self._rows = Rows({}, device, self._positions)
         self._changed = False
         self._due: Due | None = None
         self._unsupported: str | None = None
@@ -176,6 +184,10 @@ class SRGenProcessor(LogitsProcessor):
         for i in np.flatnonzero(sampled & rows.pending):
             self._enter(rows.texts[i], int(rows.numbers[i]), int(lengths[i]), capture, head)
             rows.pending[i] = False
+        for i in np.flatnonzero(sampled & (lengths > rows.limits) & (rows.left > 0)):
+            rows.left[i] = rows.texts[i].activations = rows.texts[i].request.max_activations
+            reason = f"from here on there are more than {self._positions} positions, the server's bound"
+            self._tell(rows.texts[i].arguments, _unsupported(reason))
         watched = np.flatnonzero(sampled & (lengths > rows.boundaries) & (rows.left > 0))
         if not len(watched):
             return
@@ -201,6 +213,7 @@ class SRGenProcessor(LogitsProcessor):
         self._unsupported = reason
         for text in self._texts.values():
             self._tell(text.arguments, _unsupported(reason))
+        self._texts, self._rows = {}, Rows({}, self._device, self._positions)
 
     def _find_rows(self, runner: ModelRunner) -> Rows:
         for name in self._texts.keys() - runner.requests.keys():
@@ -211,7 +224,7 @@ class SRGenProcessor(LogitsProcessor):
         for row, name in enumerate(batch.req_ids[: batch.num_reqs]):
             if (known := self._texts.get(name) or self._begin(runner, row, name)) is not None:
                 found[row] = known
-        return Rows(found, self._device)
+        return Rows(found, self._device, self._positions)
 
     def _begin(self, runner: ModelRunner, row: int, name: str) -> Text | None:
         state = runner.requests[name]
@@ -224,12 +237,12 @@ class SRGenProcessor(LogitsProcessor):
             return None
         boundary, temperature = state.num_prompt_tokens, state.sampling_params.temperature
         self._texts[name] = text = Text(
-            request,
+            request.params,
             arguments,
             self._trigger.take(),
-            boundary if request.prompt_tokens is None else min(request.prompt_tokens, boundary),
+            min(request.text.prompt_tokens or boundary, boundary),
             temperature if temperature >= GREEDY else 1.0,
-            request.activations,
+            request.text.activations,
         )
         return text
 
@@ -274,6 +287,11 @@ class SRGenProcessor(LogitsProcessor):
             logger.warning("srgen: a request is not corrected: %s", report["reason"])
         if get_tp_group().rank_in_group == 0:
             self._reports.write(arguments, {"decoder": "srgen", **report})
+
+
+def _positions(device: torch.device) -> int:
+    chosen = os.environ.get(POSITIONS_VARIABLE)
+    return int(chosen) if chosen else CPU_POSITIONS if device.type == "cpu" else GPU_POSITIONS
 
 
 def _unsupported(reason: str) -> Report:

@@ -190,3 +190,28 @@ def test_the_servers_own_arguments_are_not_the_clients(server: Server) -> None:
         response = http.post(CHAT, json=request | {"vllm_xargs": {"redraft_report": "x"}})
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "vllm_xargs"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "xargs", "param"),
+    [
+        ({"name": "srgen"}, {"srgen": "{}"}, "vllm_xargs"),
+        (None, {"redraft_srgen_text": '{"activations": 5}'}, "vllm_xargs"),
+        (None, {"srgen": '{"activations": 5}'}, None),
+        ({"name": "srgen", "params": {"warmup_threshold": float("inf")}}, None, "strategy.params.warmup_threshold"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_is_refused(server: Server, strategy: Any, xargs: Any, param: str | None, stream: bool) -> None:
+    request = body(server, "srgen", {}, strategy=strategy, vllm_xargs=xargs, stream=stream)
+    content = json.dumps({key: value for key, value in request.items() if value is not None})
+    with server.http as http:
+        response = http.post(
+            CHAT, content=content.replace("Infinity", "1e999"), headers={"Content-Type": "application/json"}
+        )
+    assert response.status_code == 400, response.text
+    error = response.json()["error"]
+    assert "srgen" in error["message"] or "warmup_threshold" in error["message"]
+    if param is not None:
+        assert error["param"] == param

@@ -79,6 +79,8 @@ async def test_each_row_has_its_own_weights(engine: "AsyncLLM", tiny_model: Path
 
 
 async def test_an_adapted_head_is_refused(engine: "AsyncLLM", tiny_model: Path, tmp_path: Path) -> None:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMValidationError
     from vllm.lora.request import LoRARequest
 
     from server.engine.embedded import capabilities
@@ -86,3 +88,8 @@ async def test_an_adapted_head_is_refused(engine: "AsyncLLM", tiny_model: Path, 
     folder = save_adapter(tiny_model, tmp_path, ["q_proj", "lm_head"], seed=2)
     assert "hidden_states" not in capabilities(engine, LoRARequest("head", 2, str(folder))).names
     assert "hidden_states" in capabilities(engine).names
+    adapter = LoRARequest("head", 2, str(folder))
+    params = SamplingParams(max_tokens=1, extra_args={"srgen": "{}"})
+    prompt: Any = {"prompt_token_ids": [1, 2]}
+    with pytest.raises(VLLMValidationError, match="srgen cannot be used here: the adapter changes"):
+        _ = [output async for output in engine.generate(prompt, params, "head", lora_request=adapter)]

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from strategies.srgen.request import SRGenParams, SRGenRequest
+from strategies.srgen.request import SRGenParams, SRGenRequest, SRGenText
 
 
 def test_defaults_are_those_of_the_published_script() -> None:
@@ -24,10 +24,14 @@ def test_defaults_are_those_of_the_published_script() -> None:
 
 @pytest.mark.parametrize(
     "request_",
-    [SRGenRequest(), SRGenRequest(window=3, scope="generated"), SRGenRequest(prompt_tokens=5, activations=2)],
+    [
+        SRGenRequest(SRGenParams()),
+        SRGenRequest(SRGenParams(window=3, scope="generated")),
+        SRGenRequest(SRGenParams(), SRGenText(prompt_tokens=5, activations=2)),
+    ],
 )
 def test_what_is_written_is_read(request_: SRGenRequest) -> None:
-    assert SRGenRequest.read({"srgen": request_.encode()}) == request_
+    assert SRGenRequest.read(request_.arguments()) == request_
 
 
 @pytest.mark.parametrize("arguments", [None, {}, {"other": 1}])
@@ -51,9 +55,19 @@ def test_nothing_asked(arguments: Any) -> None:
         ('{"min_std": -1}', "srgen.min_std"),
         ('{"steps": 1000000}', "srgen.steps"),
         ('{"scope": "some"}', "srgen.scope"),
-        ('{"activations": -1}', "srgen.activations"),
+        ('{"warmup_threshold": 1e999}', "srgen.warmup_threshold"),
+        ('{"min_std": 1e39}', "srgen.min_std"),
+        ('{"min_threshold": Infinity}', "srgen.min_threshold"),
+        ('{"activations": 1}', "srgen.activations"),
+        ('{"prompt_tokens": 1}', "srgen.prompt_tokens"),
     ],
 )
 def test_what_is_wrong_is_named(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message.replace(".", r"\.")):
         SRGenRequest.read({"srgen": value})
+
+
+@pytest.mark.parametrize("value", ['{"activations": -1}', '{"prompt_tokens": 100000000000000000000}', '{"window": 3}'])
+def test_what_the_server_says_of_a_text_is_checked_too(value: str) -> None:
+    with pytest.raises(ValueError, match="redraft_srgen_text"):
+        SRGenRequest.read({"srgen": "{}", "redraft_srgen_text": value})
