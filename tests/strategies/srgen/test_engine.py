@@ -5,7 +5,7 @@ The engine computes prompts in parts of 32 tokens, and has so little room that i
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pytest
 import pytest_asyncio
 import torch
 from prometheus_client import REGISTRY
+from torch import Tensor
 
 from benchmarks import hf_srgen
 from server.settings import Settings
@@ -115,6 +116,12 @@ def assert_same(found: Sequence[Report], expected: Sequence[hf_srgen.Activation]
         assert report["token_after"] == int(activation.logits.argmax())
 
 
+def assert_same_logits(found: Mapping[int, Tensor], expected: Sequence[hf_srgen.Activation]) -> None:
+    for activation in expected:
+        difference = (found[activation.position] - activation.logits).abs().max()
+        assert difference < TOLERANCE * activation.logits.abs().max()
+
+
 async def test_alone(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
     """Tokens, triggers, and the corrected logits themselves."""
     corrected = 0
@@ -124,15 +131,12 @@ async def test_alone(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
         found = await generate(engine, prompt, sampling_of(extra={"record": str(path)}))
         assert list(found.token_ids) == expected.tokens
         assert_same(found.reports, expected.activations)
-        logits = recorded(path)
-        for activation in expected.activations:
-            difference = (logits[activation.position] - activation.logits).abs().max()
-            assert difference < TOLERANCE * activation.logits.abs().max()
+        assert_same_logits(recorded(path), expected.activations)
         corrected += len(expected.activations)
     assert corrected > 10
 
 
-async def test_eight_that_join_and_leave(engine: "AsyncLLM", model: Any) -> None:
+async def test_eight_that_join_and_leave(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
     """Beside neighbours without SRGen, with preemption, and with more than one activation in a step."""
     texts = prompts(LENGTHS, seed=2)
     neighbours = prompts((10, 70, 220), seed=3)
@@ -140,7 +144,8 @@ async def test_eight_that_join_and_leave(engine: "AsyncLLM", model: Any) -> None
 
     async def late(number: int, prompt: list[int], params: dict[str, Any] | None) -> Generation:
         await asyncio.sleep(0.01 * number)
-        return await generate(engine, prompt, sampling_of(max_tokens=TOKENS - 5 * (number % 4)), params)
+        extra = {} if params is None else {"record": str(tmp_path / str(number))}
+        return await generate(engine, prompt, sampling_of(max_tokens=TOKENS - 5 * (number % 4), extra=extra), params)
 
     found = await asyncio.gather(
         *(late(i, prompt, FORCED) for i, prompt in enumerate(texts)),
@@ -152,6 +157,7 @@ async def test_eight_that_join_and_leave(engine: "AsyncLLM", model: Any) -> None
         expected = hf_srgen.generate(model, prompt, hf_srgen.Settings(**FORCED), TOKENS - 5 * (i % 4))
         assert list(one.token_ids) == expected.tokens
         assert_same(one.reports, expected.activations)
+        assert_same_logits(recorded(tmp_path / str(i)), expected.activations)
         changed += any(report["token_before"] != report["token_after"] for report in one.reports)
     assert changed  # Else the corrections would have corrected nothing.
     never = hf_srgen.Settings(warmup_threshold=100, min_threshold=100)
