@@ -30,7 +30,7 @@ from benchmarks.servers import MODEL, EngineFlags, Server
 from benchmarks.srgen_report import ARMS, DEFAULT, FORCED, ONE_STEP, PLAIN, report
 
 RESULTS = Path(__file__).parent / "results"
-MEMORY_LINE = re.compile(r"srgen keeps (\d+) bytes beside each of (\d+) slots")
+MEMORY_LINE = re.compile(r"srgen keeps (\d+) bytes beside each of (\d+) slots of the KV cache, and up to (\d+) MiB")
 TARGET = 6.0
 console = Console(stderr=True)
 
@@ -256,7 +256,7 @@ def main(
             "machine": machine.describe(),
             "server": server.command(),
             "dtype": server.dtype(),
-            "memory": {"bytes": int(line[1]), "slots": int(line[2])},
+            "memory": {"bytes": int(line[1]), "slots": int(line[2]), "workspace": int(line[3])},
         }
         asyncio.run(measure(settings, server, journal, progress))
         notes = asyncio.run(shown_notes(server, settings.tokens))

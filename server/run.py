@@ -14,9 +14,10 @@ from server.resolve import Plan
 from server.settings import Settings
 from server.telemetry import RunTelemetry
 from strategies.base import Answer, Budget, Event, InvalidTask, Note, Task, Thought
+from strategies.call import Call
 from strategies.engine import Engine, Piece, Report
 from strategies.sampling import Role
-from strategies.session import Call, Session, Usage, run
+from strategies.session import Session, Usage, run
 
 logger = logging.getLogger("redraft.run")
 

@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from server.errors import ApiError
 from server.logs import request_id
 from strategies.base import Answer, Event, InvalidTask, Thought
-from strategies.session import Call
+from strategies.call import Call
 
 if TYPE_CHECKING:
     from server.run import StrategyRun

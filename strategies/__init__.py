@@ -16,7 +16,8 @@ from strategies.base import (
     Task,
     Thought,
 )
-from strategies.session import Call, Exhausted, Session, Usage, run
+from strategies.call import Call
+from strategies.session import Exhausted, Session, Usage, run
 
 __all__ = [
     "Answer",

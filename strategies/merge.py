@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from strategies.base import Event, Thought
+from strategies.call import Call
 from strategies.engine import Generation
 from strategies.sampling import Role
-from strategies.session import Call
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-from strategies.srgen.objective import Head, OneShard, Past, Shards
+from strategies.srgen.objective import WORKSPACE_BYTES, Head, OneShard, Past, Shards
 
 logger = logging.getLogger("vllm.redraft.srgen")
 ModelRunner = Any
@@ -82,7 +82,12 @@ class Capture:
         dtype = config.model_config.dtype
         self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
         self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
-        logger.info("srgen keeps %d bytes beside each of %d slots of the KV cache", self.bytes_per_token, slots)
+        logger.info(
+            "srgen keeps %d bytes beside each of %d slots of the KV cache, and up to %d MiB to compute in",
+            self.bytes_per_token,
+            slots,
+            WORKSPACE_BYTES // 2**20,
+        )
         self.runner = runner
         self._watcher = watcher
         self._expecting = False

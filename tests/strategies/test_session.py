@@ -11,8 +11,9 @@ import pytest
 from typing_extensions import override
 
 from strategies.base import Event, Note, Strategy, Task, Thought
+from strategies.call import Call
 from strategies.engine import Capabilities, Generation, Message, Prompt, Sampling, Tool
-from strategies.session import Call, Exhausted, Session
+from strategies.session import Exhausted, Session
 from tests.strategies.scripted import (
     EOS,
     Clock,
@@ -605,3 +606,34 @@ async def test_the_scripted_engine_sees_each_request() -> None:
         assert (await session.call(prompt, HUNDRED).finish()).result.text == "two words"
     assert prompt.token_ids[: len(prompt_of(talk[:1]))] == prompt_of(talk[:1]).token_ids
     assert seen[0].text == "<user>one<end><assistant>1<end><user>two words<end><assistant>"
+
+
+# Scores.
+
+
+async def test_scores_take_of_the_budget_and_are_counted() -> None:
+    engine = ScriptedEngine([], scores=lambda prompt, token: -float(token))
+    async with Session(engine, max_tokens=3) as session:
+        scores = await session.score(PROMPT, [(1, 2), (3,)])
+        assert [score.logprobs for score in scores] == [(-1.0, -2.0), (-3.0,)]
+        usage = session.usage
+        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 2, 2)
+        assert usage.prompt_tokens == len(PROMPT) + 3
+        assert usage.engine_prompt_tokens == 2 * len(PROMPT) + 3
+        with pytest.raises(Exhausted, match="budget"):
+            await session.score(PROMPT, [(1,), (2,)])
+        assert len(await session.score(PROMPT, [(1,)])) == 1
+
+
+async def test_no_score_after_the_deadline(clock: Clock) -> None:
+    async with Session(ScriptedEngine([]), max_seconds=1) as session:
+        await clock.advance(2)
+        with pytest.raises(Exhausted, match="deadline"):
+            await session.score(PROMPT, [(1,)])
+
+
+async def test_no_score_beyond_the_context() -> None:
+    async with Session(ScriptedEngine([], max_model_len=len(PROMPT) + 2)) as session:
+        await session.score(PROMPT, [(1,)])
+        with pytest.raises(Exhausted, match="context"):
+            await session.score(PROMPT, [(1, 2)])

@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from strategies.base import InvalidTask, Note
 from strategies.best_of_n import BestOfN, BestOfNParams
+from strategies.call import Call
 from strategies.engine import TokenLogprobs
 from strategies.sampling import derive_seed
 from strategies.scores import SCORERS
-from strategies.session import Call, Session
+from strategies.session import Session
 from tests.strategies.scripted import Clock, Reply, ScriptedEngine, play, task_of, token_id
 
 LN_2 = math.log(2)

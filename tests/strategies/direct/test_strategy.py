@@ -3,9 +3,10 @@
 import asyncio
 
 from strategies.base import Answer
+from strategies.call import Call
 from strategies.direct import Direct
 from strategies.engine import Sampling
-from strategies.session import Call, Session
+from strategies.session import Session
 from tests.strategies.scripted import Clock, Reply, ScriptedEngine, events_of, play, task_of
 
 

@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from strategies import vote
 from strategies.base import InvalidTask, Note, Thought
+from strategies.call import Call
 from strategies.engine import Sampling
 from strategies.sampling import derive_seed
 from strategies.self_consistency import SelfConsistency, SelfConsistencyParams
-from strategies.session import Call, Session
+from strategies.session import Session
 from tests.strategies.scripted import Clock, EngineBroke, Reply, ScriptedEngine, play, task_of
 
 

@@ -9,10 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from strategies.base import Answer, InvalidTask, Note, Task, Thought
+from strategies.call import Call
 from strategies.engine import Prompt, Sampling
 from strategies.self_refine import SelfRefine, SelfRefineParams
 from strategies.self_refine.feedback import FEEDBACK, REVISION
-from strategies.session import Call, Session
+from strategies.session import Session
 from tests.strategies.scripted import Clock, EngineBroke, Reply, ScriptedEngine, events_of, play, task_of
 
 TOOLS = [{"type": "function", "function": {"name": "add"}}]

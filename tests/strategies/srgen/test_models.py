@@ -36,10 +36,15 @@ def save(folder: Path, kind: str) -> Path:
     return folder
 
 
+PROMPT, POSITIONS = 40, 50
+
+
 async def answers(folder: Path) -> tuple[Generation, list[Generation]]:
-    """One without SRGen, two with."""
-    settings = Settings(dtype="float32", step_tokens=64, max_model_len=256, kv_cache_gib=0.05)
-    (prompt,) = prompts((40,), seed=1)
+    """One without SRGen, two with, whose corrections end at POSITIONS."""
+    settings = Settings(
+        dtype="float32", step_tokens=64, max_model_len=256, kv_cache_gib=0.05, srgen_positions=POSITIONS
+    )
+    (prompt,) = prompts((PROMPT,), seed=1)
     sampling = sampling_of(max_tokens=20)
     async with running_engine(folder, settings) as engine:
         plain = await generate(engine, prompt, sampling, None)
@@ -50,7 +55,10 @@ async def test_a_head_narrower_than_the_backbone(tmp_path: Path) -> None:
     plain, corrected = await answers(save(tmp_path, "narrow"))
     assert len(plain.token_ids) == 20
     for one in corrected:
-        assert {report["kind"] for report in one.reports} == {"activation"}
+        *activations, last = one.reports
+        assert {report["kind"] for report in activations} == {"activation"}
+        assert max(report["position"] for report in activations) <= POSITIONS - PROMPT
+        assert (last["kind"], f"more than {POSITIONS} positions" in last["reason"]) == ("unsupported", True)
         assert one.token_ids != plain.token_ids
 
 
