@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test lock bench-branches bench-overhead bench-seeded bench-srgen clean
+.PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-overhead bench-seeded bench-srgen clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -51,6 +51,9 @@ bench-overhead: setup ## Measure what the gateway costs over plain vLLM
 
 bench-seeded: setup ## 64 seeded long prompts at once
 	@$(VENV) -m benchmarks.seeded $(ARGS)
+
+bench-deepening: setup ## Iterative deepening against self-consistency, by accuracy and tokens
+	@$(VENV) -m benchmarks.deepening $(ARGS)
 
 bench-srgen: setup ## What SRGen costs, against no SRGen and against plain Hugging Face
 	@$(VENV) -m benchmarks.srgen $(ARGS)

@@ -7,7 +7,7 @@ import signal
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from types import FrameType
@@ -29,6 +29,8 @@ from clients.view import label, printable
 QUESTION = "A book costs 5 dollars. How much do 4 books cost? Answer in one sentence."
 SERVE = (sys.executable, "-m", "server.cli", "serve")
 PLAIN = "plain"
+# The default model was not trained to verify itself.
+PARAMS: Mapping[str, Mapping[str, object]] = {"revise": {"mode": "prompted"}}
 # Bound each strategy, so that the whole demo takes about two minutes on a small CPU.
 CALLS_WORTH_OF_TOKENS = 3
 SECONDS_EACH = 60.0
@@ -124,7 +126,7 @@ def ask(client: Redraft, console: Console, strategy: str, question: str, max_tok
         if strategy == PLAIN:
             events = client.stream(question, **sampling)
         else:
-            events = client.stream(question, strategy, budget=budget, **sampling)
+            events = client.stream(question, strategy, PARAMS.get(strategy), budget, **sampling)
         with closing(events):
             for event in events:
                 transcript.add(event)
