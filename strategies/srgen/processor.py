@@ -185,7 +185,7 @@ class SRGenProcessor(LogitsProcessor):
             self._enter(rows.texts[i], int(rows.numbers[i]), int(lengths[i]), capture, head)
             rows.pending[i] = False
         for i in np.flatnonzero(sampled & (lengths > rows.limits) & (rows.left > 0)):
-            rows.left[i] = rows.texts[i].activations = rows.texts[i].request.max_activations
+            rows.left[i], rows.texts[i].activations = 0, rows.texts[i].request.max_activations
             reason = f"from here on there are more than {self._positions} positions, the server's bound"
             self._tell(rows.texts[i].arguments, _unsupported(reason))
         watched = np.flatnonzero(sampled & (lengths > rows.boundaries) & (rows.left > 0))

@@ -10,7 +10,7 @@ import pytest
 
 from tests.servers import DEFAULT_MODEL, Server
 
-STRATEGIES = ("best_of_n", "direct", "self_consistency", "self_refine")
+STRATEGIES = ("best_of_n", "direct", "iterative_deepening", "revise", "self_consistency", "self_refine")
 LISTED = ", ".join(STRATEGIES)
 
 CHAT, RESPONSES, COMPLETIONS = "/v1/chat/completions", "/v1/responses", "/v1/completions"
