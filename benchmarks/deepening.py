@@ -1,14 +1,17 @@
 """Whether iterative deepening is worth its tokens: `python -m benchmarks.deepening`.
 
 A sweep of its first budget and growth against self-consistency, on the same problems, by accuracy and by the tokens
-that the engine generated. All arms answer each problem; which is better is told by a bootstrap over problems, in pairs.
+that the engine generated. All arms answer each problem, with several seeds.
+
+No two arms take as many tokens. Self-consistency at as many as another arm's is a mixture of its two neighbours in
+tokens: to ask the one for some problems and the other for the rest has the mean of both, accuracy and tokens alike.
 """
 
 import asyncio
 import datetime
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,12 +25,15 @@ from benchmarks import machine, servers
 from benchmarks.journal import Journal
 from benchmarks.load import ask, chat, client
 from benchmarks.problems import Problem, from_file, from_gym, right
-from benchmarks.report import PLOT_DPI, facts_table, interval, number, table, write
+from benchmarks.report import PLOT_DPI, facts_table, number, table, write
 from benchmarks.servers import MODEL, EngineFlags, Server
 from benchmarks.stats import CONFIDENCE, RESAMPLES
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 4
+VOTE = "self_consistency"
+PROBLEM_SEED = 1
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
 console = Console(stderr=True)
 
 
@@ -36,8 +42,8 @@ class Settings:
     """What decides the numbers; a journal of other settings is not continued."""
 
     quick: bool = False
-    seed: int = 1
-    problems: int = 60
+    seeds: tuple[int, ...] = (1, 2)
+    problems: int = 40
     gym: tuple[str, ...] = ("chain_sum", "gcd")
     files: tuple[str, ...] = ()
     tokens: int = 256
@@ -54,8 +60,7 @@ class Settings:
 def arms(settings: Settings) -> dict[str, Mapping[str, Any]]:
     """The strategies by the names that the report gives them."""
     votes: dict[str, Mapping[str, Any]] = {
-        f"self_consistency of {samples}": {"name": "self_consistency", "params": {"samples": samples}}
-        for samples in settings.votes
+        f"{VOTE} of {samples}": {"name": VOTE, "params": {"samples": samples}} for samples in settings.votes
     }
     deepening: dict[str, Mapping[str, Any]] = {
         f"deepening from {first} by {growth:g}": {
@@ -81,38 +86,42 @@ def arms(settings: Settings) -> dict[str, Mapping[str, Any]]:
 
 def problems(settings: Settings) -> dict[str, list[Problem]]:
     """By task."""
-    gym = {name: from_gym(name, settings.problems, settings.seed) for name in settings.gym}
+    gym = {name: from_gym(name, settings.problems, PROBLEM_SEED) for name in settings.gym}
     return gym | {Path(path).stem: from_file(Path(path), settings.problems) for path in settings.files}
 
 
-async def measure(settings: Settings, server: Server, journal: Journal, progress: Progress) -> None:
-    """Every arm on every problem, in an order shuffled for each problem."""
+def cells(settings: Settings) -> Iterator[tuple[str, dict[str, Any], Problem]]:
+    """What to ask, under its key: every arm on every problem with every seed, in an order shuffled for each problem."""
     strategies = arms(settings)
-    cells = [
-        (f"{task}/{number_:04}/{name}", problem, strategies[name])
-        for task, found in problems(settings).items()
-        for number_, problem in enumerate(found)
-        for name in random.Random(f"{settings.seed} {task} {number_}").sample(sorted(strategies), len(strategies))
-    ]
-    bar = progress.add_task("answers", total=len(cells))
-    waiting = iter(cells)
+    for task, found in problems(settings).items():
+        for seed in settings.seeds:
+            for position, problem in enumerate(found):
+                order = random.Random(f"{task} {seed} {position}").sample(sorted(strategies), len(strategies))
+                for name in order:
+                    body = chat(MODEL, problem.prompt, settings.tokens, stream=False)
+                    body |= {"temperature": settings.temperature, "seed": seed, "strategy": strategies[name]}
+                    body |= {"min_tokens": 0, "ignore_eos": False}
+                    yield f"{task}/{position:04}/{seed}/{name}", body, problem
+
+
+async def measure(settings: Settings, server: Server, journal: Journal, progress: Progress) -> None:
+    """Asks what the journal does not have yet."""
+    missing = [cell for cell in cells(settings) if cell[0] not in journal.entries]
+    bar = progress.add_task("answers", total=len(missing))
+    waiting = iter(missing)
     async with client(server.url) as http:
 
         async def work() -> None:
-            for key, problem, strategy in waiting:
-                if key not in journal.entries:
-                    body = chat(MODEL, problem.prompt, settings.tokens, stream=False)
-                    body |= {"temperature": settings.temperature, "seed": settings.seed, "strategy": strategy}
-                    body |= {"min_tokens": 0, "ignore_eos": False}
-                    reply = (await ask(http, body)).checked()
-                    engine = reply.strategy["engine"]
-                    entry = {
-                        "right": right(reply.text, problem.answer),
-                        "tokens": engine["completion_tokens"],
-                        "computed": engine["prompt_tokens"] - engine["cached_tokens"],
-                        "seconds": round(reply.seconds, 2),
-                    }
-                    journal.add(key, entry)
+            for key, body, problem in waiting:
+                reply = (await ask(http, body)).checked()
+                engine = reply.strategy["engine"]
+                entry = {
+                    "right": right(reply.text, problem.answer),
+                    "tokens": engine["completion_tokens"],
+                    "computed": engine["prompt_tokens"] - engine["cached_tokens"],
+                    "seconds": round(reply.seconds, 2),
+                }
+                journal.add(key, entry)
                 progress.advance(bar)
 
         async with asyncio.TaskGroup() as workers:
@@ -120,45 +129,62 @@ async def measure(settings: Settings, server: Server, journal: Journal, progress
                 workers.create_task(work())
 
 
-def column(entries: Mapping[str, Any], task: str, name: str, what: str) -> "np.ndarray[Any, np.dtype[np.float64]]":
-    """One number of all problems of a task, of an arm, in the order of the problems."""
-    keys = sorted(key for key in entries if key.startswith(f"{task}/") and key.endswith(f"/{name}"))
-    return np.array([float(entries[key][what]) for key in keys])
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What an arm did on each of P problems: means over the seeds, [P].
+
+    Attributes:
+        right: the share of right answers.
+        tokens: those that the engine generated.
+    """
+
+    right: Numbers
+    tokens: Numbers
+
+    @classmethod
+    def of(cls, entries: Mapping[str, Any], task: str, name: str) -> "Arm":
+        """From the entries of a journal."""
+        found: dict[str, list[Any]] = {}
+        for key in sorted(entries):
+            where, position, _, arm = key.split("/", 3)
+            if (where, arm) == (task, name):
+                found.setdefault(position, []).append(entries[key])
+
+        def means(what: str) -> Numbers:
+            return np.array([np.mean([entry[what] for entry in seeds]) for seeds in found.values()])
+
+        return cls(means("right"), means("tokens"))
+
+    def resampled(self) -> "Arm":
+        """The means of problems drawn anew, the same ones for all arms, [RESAMPLES]."""
+        rows = np.random.default_rng(0).integers(0, len(self.right), (RESAMPLES, len(self.right)))
+        return Arm(self.right[rows].mean(1), self.tokens[rows].mean(1))
+
+    def mean(self) -> "Arm":
+        """The means of all problems, [1]."""
+        return Arm(self.right.mean(keepdims=True), self.tokens.mean(keepdims=True))
 
 
-def bootstrap(values: "np.ndarray[Any, np.dtype[np.float64]]", seed: int = 0) -> tuple[float, float]:
-    """The interval of a mean over problems."""
-    means = np.random.default_rng(seed).choice(values, (RESAMPLES, len(values))).mean(1)
+def gain(arm: Arm, votes: Sequence[Arm]) -> Numbers:
+    """The accuracies of an arm over those of self-consistency at as many tokens, all of them means alike, [...]."""
+    tokens, accuracy = np.array([vote.tokens for vote in votes]).T, np.array([vote.right for vote in votes]).T
+    equal: Numbers = np.array([np.interp(*point) for point in zip(arm.tokens, tokens, accuracy, strict=True)])
+    return np.subtract(arm.right, equal)
+
+
+def middle(values: Numbers) -> tuple[float, float]:
+    """The interval that holds CONFIDENCE of the values."""
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def rival(entries: Mapping[str, Any], task: str, votes: Sequence[str], tokens: float) -> str:
-    """The self-consistency whose tokens a problem are nearest to so many."""
-    return min(votes, key=lambda name: abs(column(entries, task, name, "tokens").mean() - tokens))
 
 
 def report(journal: Journal, folder: Path) -> Path:
     """Writes deepening.md and deepening.png; returns the first."""
-    settings, entries = journal.settings, journal.entries
+    settings = journal.settings
     names = list(journal.facts["arms"])
-    votes = [name for name in names if name.startswith("self_consistency")]
-    parts = []
-    for task in journal.facts["tasks"]:
-        rows = []
-        for name in names:
-            correct, tokens = (column(entries, task, name, what) for what in ("right", "tokens"))
-            low, high = bootstrap(correct)
-            row = [name, f"{correct.mean():.2f} {interval(low, high)}", number(tokens.mean())]
-            if name in votes:
-                rows.append([*row, "", ""])
-                continue
-            other = rival(entries, task, votes, tokens.mean())
-            difference = correct - column(entries, task, other, "right")
-            rows.append([*row, other, f"{difference.mean():+.2f} {interval(*bootstrap(difference))}"])
-        parts += [f"## {task}", table(HEADER, rows)]
-    _plot(journal, names, votes, folder / "deepening.png")
+    tasks = {task: {name: Arm.of(journal.entries, task, name) for name in names} for task in journal.facts["tasks"]}
+    _plot(tasks, folder / "deepening.png")
     setup = {"date": journal.facts["date"], "command": f"`{journal.facts['command']}`", **journal.facts["machine"]}
     smoke = "**A smoke test (`--quick`), not a measurement.** " if settings["quick"] else ""
     path = folder / "deepening.md"
@@ -168,53 +194,72 @@ def report(journal: Journal, folder: Path) -> Path:
             f"# Iterative deepening against self-consistency\n\n{smoke}{NOTE.format(**settings, n=SAMPLES)}",
             facts_table(setup),
             "![Accuracy against tokens](deepening.png)",
-            *parts,
+            *(f"## {task}\n\n{table(HEADER, _rows(found))}" for task, found in tasks.items()),
         ],
     )
     return path
 
 
-def _plot(journal: Journal, names: Sequence[str], votes: Sequence[str], path: Path) -> None:
-    tasks, entries = journal.facts["tasks"], journal.entries
-    figure = Figure(figsize=(6 * len(tasks), 4.5), layout="constrained")
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for name in names:
-            correct, tokens = column(entries, task, name, "right"), column(entries, task, name, "tokens")
-            low, high = bootstrap(correct)
-            mean = correct.mean()
-            style = {"color": "black", "fmt": "o"} if name in votes else {"fmt": "D"}
-            label = "self_consistency" if name == votes[0] else None if name in votes else name
-            axes.errorbar(
-                tokens.mean(), mean, yerr=[[mean - low], [high - mean]], capsize=3, alpha=0.8, label=label, **style
-            )
+def _rows(found: Mapping[str, Arm]) -> Iterator[list[str]]:
+    votes = [arm for name, arm in found.items() if name.startswith(VOTE)]
+    for name, arm in found.items():
+        row = [name, _shown(arm.mean().right, arm.resampled().right), number(float(arm.tokens.mean()))]
+        if name.startswith(VOTE):
+            yield [*row, ""]
+        else:
+            means, resamples = [vote.mean() for vote in votes], [vote.resampled() for vote in votes]
+            yield [*row, _shown(gain(arm.mean(), means), gain(arm.resampled(), resamples), "+")]
+
+
+def _shown(mean: Numbers, resamples: Numbers, sign: str = "") -> str:
+    low, high = (f"{end:{sign}.2f}" for end in middle(resamples))
+    return f"{mean.item():{sign}.2f} [{low}, {high}]"
+
+
+def _plot(tasks: Mapping[str, Mapping[str, Arm]], path: Path) -> None:
+    figure = Figure(figsize=(5 * len(tasks) + 2, 4.5), layout="constrained")
+    for axes, (task, found) in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        voting = [arm for name, arm in found.items() if name.startswith(VOTE)]
         axes.plot(
-            [column(entries, task, name, "tokens").mean() for name in votes],
-            [column(entries, task, name, "right").mean() for name in votes],
-            color="black",
-            linewidth=1,
+            [arm.tokens.mean() for arm in voting], [arm.right.mean() for arm in voting], color="black", linewidth=1
         )
+        for name, arm in found.items():
+            mean = arm.right.mean()
+            low, high = middle(arm.resampled().right)
+            votes = name.startswith(VOTE)
+            axes.errorbar(
+                arm.tokens.mean(),
+                mean,
+                yerr=[[max(mean - low, 0)], [max(high - mean, 0)]],
+                fmt="o" if votes else "D",
+                color="black" if votes else None,
+                label=None if votes and arm is not voting[0] else VOTE if votes else name,
+                capsize=3,
+                alpha=0.8,
+            )
         axes.set(xlabel="generated tokens a problem", ylabel="accuracy", title=task)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=PLOT_DPI)
 
 
 def main(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test of three minutes.")] = False,
-    seed: Annotated[int, typer.Option(help="Decides problems and draws.")] = 1,
-    count: Annotated[int, typer.Option("--problems", help="Of each task.")] = 60,
+    seed: Annotated[list[int] | None, typer.Option(help="Decides the draws; may be given more than once.")] = None,
+    count: Annotated[int, typer.Option("--problems", help="Of each task.")] = Settings.problems,
     gym: Annotated[list[str] | None, typer.Option(help="A reasoning-gym task; may be given more than once.")] = None,
     file: Annotated[list[Path] | None, typer.Option(help="A JSONL file of problems; likewise.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of the report; --quick writes to quick/ in it.")] = RESULTS,
 ) -> None:
     """Measures and writes the report."""
     files = tuple(str(path) for path in file or ())
-    settings = Settings(seed=seed, problems=count, gym=tuple(gym or Settings.gym), files=files)
+    settings = Settings(
+        seeds=tuple(seed or Settings.seeds), problems=count, gym=tuple(gym or Settings.gym), files=files
+    )
     if quick:
-        settings = Settings(
-            True, seed, 4, Settings.gym[:1], files, 64, votes=(1, 2), first_budgets=(24,), growths=(2.0,)
-        )
+        settings = replace(settings, quick=True, problems=4, gym=settings.gym[:1], tokens=64)
+        settings = replace(settings, votes=(1, 2), first_budgets=(24,), growths=(2.0,))
     folder = output / "quick" if quick else output
     journal = Journal.open(folder / "deepening.json", asdict(settings))
     with servers.progress_bar(console) as progress, servers.ended_in_order() as stack:
@@ -232,10 +277,11 @@ def main(
     console.print(f"[green]report:[/green] {report(journal, folder)}", highlight=False, soft_wrap=True)
 
 
-HEADER = ["arm", "accuracy", "tokens a problem", "self-consistency nearest in tokens", "accuracy over it"]
-NOTE = """{problems} problems a task, answers of up to {tokens} tokens at temperature {temperature}, one seed \
-({seed}). Deepening has {n} samples. Tokens are those that the engine generated, all samples and rounds together. \
-Intervals are 95% bootstraps over problems, of the differences in pairs; another seed would add to them."""
+HEADER = ["arm", "accuracy", "tokens a problem", "accuracy over self-consistency at as many tokens"]
+NOTE = """{problems} problems a task, answers of up to {tokens} tokens at temperature {temperature}, seeds {seeds}. \
+Deepening has {n} samples. Tokens are those that the engine generated, all samples and rounds together; at as many \
+tokens, self-consistency is the mixture of its two arms that are nearest. Intervals are 95% bootstraps over problems, \
+each with all of its seeds, the same problems for all arms. Nothing is corrected for the number of arms compared."""
 
 if __name__ == "__main__":
     typer.run(main)

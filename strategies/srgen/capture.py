@@ -8,19 +8,21 @@ computed anew, samples of one prompt share them, and nothing is to be freed.
 import functools
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from typing_extensions import override
+from vllm import _custom_ops as ops
 from vllm.distributed import get_tp_group, tensor_model_parallel_all_gather
 from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-from strategies.srgen.objective import WORKSPACE_BYTES, Head, OneShard, Past, Shards
+from strategies.srgen.objective import CACHE_BYTES, Head, OneShard, Shards
 
 logger = logging.getLogger("vllm.redraft.srgen")
 ModelRunner = Any
@@ -83,16 +85,17 @@ class Capture:
         self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
         self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
         logger.info(
-            "srgen keeps %d bytes beside each of %d slots of the KV cache, and up to %d MiB to compute in",
+            "srgen keeps %d bytes beside each of %d slots of the KV cache, and up to %d MiB of projections",
             self.bytes_per_token,
             slots,
-            WORKSPACE_BYTES // 2**20,
+            CACHE_BYTES // 2**20,
         )
         self.runner = runner
         self._watcher = watcher
         self._expecting = False
         self._made: _Made | None = None
         self._refused = False
+        self._head: Head | None = None
         for module in model.modules():
             if isinstance(module, LogitsProcessor | LogitsProcessorWithLoRA):
                 module.register_forward_hook(self._after_head, with_kwargs=True)
@@ -117,12 +120,10 @@ class Capture:
         self._tokens[slots] = runner.input_ids.gpu[:count]
         self._expecting = self._watcher.begin(self)
 
-    def past(self, row: int, begin: int, end: int, before: Tensor | None, earlier: int) -> Past:
-        """Positions begin .. end - 1 of the text in a row of the batch, and the tokens after each; `before` sums up the
-        `earlier` ones.
-        """
+    def past(self, row: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
+        """Hidden states [T, D] at positions begin .. end - 1 of the text in a row of the batch, and next tokens [T]."""
         slots = torch.from_numpy(self._slots(row, begin, end + 1)).to(self._hidden.device)
-        return Past(self._hidden[slots[:-1]], self._tokens[slots[1:]].long(), before, earlier)
+        return self._hidden[slots[:-1]], self._tokens[slots[1:]].long()
 
     def hidden(self, row: int, begin: int, end: int) -> Tensor:
         """Hidden states at positions begin .. end - 1 of the text in a row of the batch, [end - begin, D]."""
@@ -166,11 +167,11 @@ class Capture:
             self._refuse("the model does more than to apply its head to the backbone's output")
         else:
             try:
-                head = _head(made.module, made.layer, made.bias)
+                self._head = self._head or _head(made.module, made.layer, made.bias)
             except Unsupported as error:
                 self._refuse(str(error))
             else:
-                self._watcher.see(self, head, hidden, logits)
+                self._watcher.see(self, self._head, hidden, logits)
 
     def _refuse(self, reason: str) -> None:
         self._refused = True
@@ -251,7 +252,47 @@ def _head(module: Any, layer: Any, bias: Tensor | None) -> Head:
         size = layer.shard_indices.org_vocab_end_index - first
         shards = TensorParallel(len(weight), module.org_vocab_size)
     bias = None if bias is None else bias[:size]
-    return Head(weight[:size], bias, module.soft_cap, module.scale, first, shards)
+    return LayerHead(weight[:size], bias, module.soft_cap, module.scale, first, shards, products=_Products(layer, size))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerHead(Head):
+    """A head that multiplies as vLLM does: on a CPU from weights in the order that its instructions read fastest.
+
+    Args:
+        products: of the layer.
+    """
+
+    products: "_Products" = field(kw_only=True)
+
+    @override
+    def times(self, vectors: Tensor) -> Tensor:
+        return self.products.times(vectors)
+
+    @override
+    def transposed_times(self, vectors: Tensor) -> Tensor:
+        return self.products.transposed_times(vectors)
+
+
+class _Products:
+    def __init__(self, layer: Any, size: int) -> None:
+        self._layer = getattr(layer, "base_layer", layer)
+        self._size = size
+        self._transposed: Any = None
+
+    def times(self, vectors: Tensor) -> Tensor:
+        product: Tensor = self._layer.quant_method.apply(self._layer, vectors)
+        return product[:, : self._size]
+
+    def transposed_times(self, vectors: Tensor) -> Tensor:
+        weight: Tensor = self._layer.weight[: self._size]
+        if not (weight.device.type == "cpu" and ops._supports_onednn):
+            return vectors @ weight
+        if self._transposed is None:
+            # A second copy in another order; vLLM keeps only its own.
+            self._transposed = ops.create_onednn_mm(weight, 32)
+        product: Tensor = ops.onednn_mm(self._transposed, vectors, None)
+        return product
 
 
 class TensorParallel:

@@ -7,17 +7,20 @@ A vector delta, added to the last hidden state before the head, is fitted by a f
 CE is the mean cross-entropy of every next token so far, with delta added at each of its positions, at temperature 1; H
 is the entropy of the next token at the sampling temperature tau.
 
-The head is linear, W (h + delta) = W h + W delta: delta shifts the logits of all positions alike, by a = W delta. With
-p_t the distribution at position t without delta,
+The head is linear, W (h + delta) = W h + W delta: delta shifts the projections z_t of all positions alike, by
+a = W delta.
 
-    softmax(W (h_t + delta)) = e^a p_t / (p_t . e^a)
-    d CE / d delta           = W^T (mean_t softmax(W (h_t + delta)) - mean_t onehot(y_t))
-    d H / d delta            = W^T (-(p / tau) (log p + H)),    p = softmax(W (h + delta) / tau)
+    d CE / d delta  = W^T (mean_t softmax(z_t + a) - mean_t onehot(y_t))
+    d H / d delta   = W^T (-(p / tau) (log p + H)),    p = softmax((z + a) / tau)
 
-So a step takes two products of all p_t with a vector, and one product with W^T, whatever the number of positions.
+So a step takes one product with W and one with W^T, whatever the number of positions, and a softmax at each of them.
+
+What a text's next correction needs again is kept: the sum of its gradients at delta = 0, which every first step starts
+from, and, in a memory that all texts share, projections of its positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,12 +31,14 @@ from torch.nn.functional import linear
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-5, 1e-8
 """AdamW's, as published."""
 
-WORKSPACE_BYTES = 384 * 2**20
-"""What the distributions of all positions of the activations solved at once may take. Those of longer texts are made
-anew in every step, a part at a time.
-"""
-LOGITS_ROWS = 256
-"""Positions whose logits are made at once."""
+CACHE_BYTES = 512 * 2**20
+"""What the kept projections of all texts may take."""
+PROJECTED_ROWS = 256
+"""Positions that are projected at once: enough that W is not read too often."""
+CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 3 * 2**20, 64 * 2**20
+"""Of distributions that are computed at once. A CPU has them in its cache from one operation to the next."""
+BLOCK_ROWS = 64
+"""Positions in a block at most."""
 
 
 class Shards(Protocol):
@@ -96,9 +101,22 @@ class Head:
         """What is computed in beyond the products with W: at least single precision."""
         return torch.promote_types(self.weight.dtype, torch.float32)
 
+    def times(self, vectors: Tensor) -> Tensor:
+        """W x of vectors [N, D] in the weight's dtype, [N, V]."""
+        return linear(vectors, self.weight)
+
+    def transposed_times(self, vectors: Tensor) -> Tensor:
+        """W^T x of vectors [N, V] in the weight's dtype, [N, D]."""
+        return vectors @ self.weight
+
+    def apply(self, hidden: Tensor) -> Tensor:
+        """W h + b of hidden states [T, D] in the weight's dtype, [T, V]."""
+        projected = self.times(hidden.to(self.weight.dtype))
+        return projected if self.bias is None else projected + self.bias
+
     def project(self, hidden: Tensor) -> Tensor:
-        """W h + b, [..., V]."""
-        return linear(hidden.to(self.weight.dtype), self.weight, self.bias).to(self.dtype)
+        """The same in the dtype that is computed in."""
+        return self.apply(hidden).to(self.dtype)
 
     def unfinish(self, logits: Tensor, hidden: Tensor) -> Tensor:
         """Projections of hidden states [A, D] whose logits [A, V], of the whole vocabulary, are known."""
@@ -107,8 +125,8 @@ class Head:
         return logits[:, self.first_token : self.first_token + len(self.weight)].to(self.dtype) / self.scale
 
     def shift(self, delta: Tensor) -> Tensor:
-        """W delta, [..., V]: what delta adds to every projection."""
-        return linear(delta.to(self.weight.dtype), self.weight).to(self.dtype)
+        """W delta of [A, D], [A, V]: what delta adds to every projection."""
+        return self.times(delta.to(self.weight.dtype)).to(self.dtype)
 
     def finish(self, projected: Tensor) -> Tensor:
         """Logits of projections."""
@@ -123,8 +141,8 @@ class Head:
         return self.scale * (1 - torch.tanh(projected / self.soft_cap) ** 2)
 
     def pull_back(self, gradient: Tensor) -> Tensor:
-        """W^T g, [..., D], of gradients with respect to projections [..., V]."""
-        return self.shards.sum((gradient.to(self.weight.dtype) @ self.weight).to(self.dtype))
+        """W^T g, [A, D], of gradients with respect to projections [A, V]."""
+        return self.shards.sum(self.transposed_times(gradient.to(self.weight.dtype)).to(self.dtype))
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """Over the whole vocabulary, for the rows of this shard."""
@@ -133,16 +151,11 @@ class Head:
         logits = logits - self.shards.max(logits.amax(-1, keepdim=True))
         return logits - self.shards.sum(logits.exp().sum(-1, keepdim=True)).log()
 
-    def distributions(self, hidden: Tensor, logits: Tensor, out: Tensor) -> None:
-        """Of the next tokens at hidden states [T, D], into `out` [T, V]; `logits` [T, V] is overwritten."""
-        torch.mm(hidden.to(self.weight.dtype), self.weight.t(), out=logits)
-        if self.bias is not None:
-            logits += self.bias
-        out.copy_(self.finish(logits))
+    def softmax_(self, logits: Tensor) -> Tensor:
+        """Over the whole vocabulary, for the rows of this shard, in place of logits [T, V]."""
         if isinstance(self.shards, OneShard):
-            torch.softmax(out, -1, out=out)
-        else:
-            torch.exp(self.log_softmax(out), out=out)
+            return torch.softmax(logits, -1, out=logits)
+        return torch.exp(self.log_softmax(logits), out=logits)
 
     def entropy(self, logits: Tensor) -> Tensor:
         """In nats, [...]."""
@@ -153,15 +166,6 @@ class Head:
         log_p = self.log_softmax(logits / temperature)
         return -(log_p.exp() / temperature) * (log_p + self._entropy(log_p)[..., None])
 
-    def count(self, tokens: Tensor) -> Tensor:
-        """How often each token of this shard occurs, [V]."""
-        local = tokens - self.first_token
-        size = len(self.weight)
-        local = local[(local >= 0) & (local < size)]
-        return torch.zeros(size, dtype=self.dtype, device=tokens.device).index_add_(
-            0, local, torch.ones(1, dtype=self.dtype, device=tokens.device).expand(len(local))
-        )
-
     def _entropy(self, log_p: Tensor) -> Tensor:
         return -self.shards.sum((log_p.exp() * log_p).sum(-1))
 
@@ -170,19 +174,19 @@ class Head:
 class Past:
     """What the cross-entropy is taken over.
 
-    Of earlier positions the sum of their first gradients may stand for them, where there is but one step.
-
     Args:
         hidden: [T, D], the backbone's output at each position.
         labels: [T], the token that came next.
-        before: [D], the sum of the gradients at delta = 0 of earlier positions; zero if there are none.
-        earlier: their number.
+        sums: [D], the sum of the gradients at delta = 0 at the first `summed` positions; None for zero.
+        summed: their number.
+        text: whose positions they are, for what is kept of them; None to keep nothing.
     """
 
     hidden: Tensor
     labels: Tensor
-    before: Tensor | None = None
-    earlier: int = 0
+    sums: Tensor | None = None
+    summed: int = 0
+    text: Hashable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +214,7 @@ class Correction:
         delta: [A, D].
         logits: [A, V], what delta changes the logits by, over the whole vocabulary.
         entropy: [A], in nats, at the sampling temperature, with delta.
-        sums: [A, D], the gradients of CE at delta = 0, summed over all positions: `before` of a later fit.
+        sums: [A, D], the gradients of CE at delta = 0, summed over all positions, for a later fit.
     """
 
     delta: Tensor
@@ -219,49 +223,82 @@ class Correction:
     sums: Tensor
 
 
-class Workspace:
-    """Memory for the rows of many positions, kept from one correction to the next: to be given fresh memory by the
-    system takes longer than what is computed into it.
+class Projections:
+    """Projections of the positions of texts, kept in blocks for their next corrections, as many as there is room for.
+
+    Where there is no room for more, those of the text that was corrected the longest ago go. A block once made is kept
+    for other texts: to be given fresh memory by the system takes longer than what is computed into it.
     """
 
     def __init__(self) -> None:
-        self._distributions = torch.empty(0)
-        self._logits = torch.empty(0)
+        self._texts: OrderedDict[Hashable, _Kept] = OrderedDict()
+        self._free: list[Tensor] = []
+        self._made = 0
 
-    @staticmethod
-    def room(head: Head) -> int:
-        """Positions that it holds at most."""
-        return max(1, WORKSPACE_BYTES // (len(head.weight) * head.dtype.itemsize))
+    def of(self, head: Head, past: Past) -> Sequence[Tensor]:
+        """Those of all positions of a text, in blocks [rows_of(head) or less, V]."""
+        kept = self._texts.setdefault(past.text, _Kept([], 0))
+        self._texts.move_to_end(past.text)
+        length, rows = len(past.hidden), rows_of(head)
+        while len(kept.blocks) * rows < length:
+            kept.blocks.append(self._block(head, rows))
+        for some in torch.split(past.hidden[kept.length :], PROJECTED_ROWS):
+            projected = head.apply(some)
+            while len(projected):
+                block, row = kept.blocks[kept.length // rows], kept.length % rows
+                taken = min(len(projected), rows - row)
+                block[row : row + taken] = projected[:taken]
+                projected = projected[taken:]
+                kept.length += taken
+        return [block[: length - i * rows] for i, block in enumerate(kept.blocks[: -(-length // rows)])]
 
-    def reserve(self, head: Head, positions: int) -> tuple[Tensor, Tensor]:
-        """Memory for distributions [positions or more, V], and for logits [LOGITS_ROWS, V]."""
-        self._distributions = self._grown(self._distributions, head, positions, head.dtype)
-        self._logits = self._grown(self._logits, head, LOGITS_ROWS, head.weight.dtype)
-        return self._distributions, self._logits
+    def drop(self, text: Hashable) -> None:
+        """A text has ended, or nothing of it was kept."""
+        if (kept := self._texts.pop(text, None)) is not None:
+            self._free += kept.blocks
 
-    def _grown(self, memory: Tensor, head: Head, rows: int, dtype: torch.dtype) -> Tensor:
-        size = len(head.weight)
-        if memory.dim() == 2 and len(memory) >= rows and (memory.shape[1], memory.dtype) == (size, dtype):
-            return memory
-        # By powers of two, lest a text that grows has it made anew at each correction.
-        rows = max(rows, min(self.room(head), 1 << (rows - 1).bit_length()))
-        return torch.empty(rows, size, dtype=dtype, device=head.weight.device)
+    def _block(self, head: Head, rows: int) -> Tensor:
+        while not self._free and self._made == room_of(head):
+            self.drop(next(iter(self._texts)))
+        if self._free:
+            return self._free.pop()
+        self._made += 1
+        return torch.empty(rows, len(head.weight), dtype=head.weight.dtype, device=head.weight.device)
+
+
+@dataclass(slots=True)
+class _Kept:
+    blocks: list[Tensor]
+    length: int
+    """Positions in them."""
+
+
+def rows_of(head: Head) -> int:
+    """Positions in a block."""
+    size = CPU_BLOCK_BYTES if head.weight.device.type == "cpu" else GPU_BLOCK_BYTES
+    return max(1, min(BLOCK_ROWS, size // (len(head.weight) * head.dtype.itemsize)))
+
+
+def room_of(head: Head) -> int:
+    """Blocks that are kept at most."""
+    return max(1, CACHE_BYTES // (rows_of(head) * len(head.weight) * head.weight.itemsize))
 
 
 def batches(head: Head, lengths: Sequence[int]) -> Iterator[slice]:
-    """Parts of activations, given the lengths of their pasts, that fit the workspace together; one at least."""
-    room = Workspace.room(head)
+    """Parts of activations, given the lengths of their pasts, whose projections can be kept together; one at least."""
+    rows, room = rows_of(head), room_of(head)
     begin, used = 0, 0
     for end, length in enumerate(lengths):
-        if end > begin and used + length > room:
+        blocks = -(-length // rows)
+        if end > begin and used + blocks > room:
             yield slice(begin, end)
             begin, used = end, 0
-        used += length
+        used += blocks
     yield slice(begin, len(lengths))
 
 
 def correct(
-    head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit, workspace: Workspace | None = None
+    head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit, kept: Projections | None = None
 ) -> Correction:
     """Fits delta for A activations at once.
 
@@ -270,25 +307,29 @@ def correct(
         projected: [A, V], projections of the current positions.
         pasts: A texts so far.
         fit: A settings.
-        workspace: what an earlier correction was computed in, None for a new one.
+        kept: what earlier corrections have kept, None for nothing.
     """
+    steps = fit.steps.tolist()
     temperature, weight = fit.temperature[:, None], fit.entropy_weight[:, None]
-    crosses = list(_cross_entropies(head, pasts, workspace or Workspace()))
-    positions = projected.new_tensor([[len(past.hidden) + past.earlier] for past in pasts])
+    crosses = [_CrossEntropy(head, past, kept if most > 1 else None) for past, most in zip(pasts, steps, strict=True)]
+    positions = projected.new_tensor([[len(past.hidden)] for past in pasts])
     nothing = projected.new_zeros(head.weight.shape[1])
-    sums = torch.stack([nothing if past.before is None else past.before for past in pasts])
+    sums = torch.stack([nothing if past.sums is None else past.sums for past in pasts])
     optimizer = _AdamW(torch.zeros_like(sums), fit.learning_rate[:, None])
     shift = torch.zeros_like(projected)
-    for step in range(int(fit.steps.max())):
+    for step in range(max(steps)):
         shifted = projected + shift
-        cross = torch.stack([cross.gradient(one) for cross, one in zip(crosses, shift, strict=True)])
         entropy = head.entropy_gradient(head.finish(shifted), temperature) * head.slope(shifted)
+        cross = torch.zeros_like(projected)
+        for row, past in enumerate(pasts):
+            if step < steps[row]:
+                cross[row] = crosses[row].gradient(shift[row], past.summed if step == 0 else 0)
         gradient = (1 - weight) * cross / positions + weight * entropy
         if step == 0:
             # Together: to read W takes most of the time.
-            first, own = head.pull_back(torch.cat([gradient, cross])).chunk(2)
+            first, new = head.pull_back(torch.cat([gradient, cross])).chunk(2)
             optimizer.update(first + (1 - weight) * sums / positions, fit.steps[:, None] > 0)
-            sums = sums + own
+            sums = sums + new
         else:
             optimizer.update(head.pull_back(gradient), step < fit.steps[:, None])
         shift = head.shift(optimizer.parameter)
@@ -301,66 +342,43 @@ def correct(
     )
 
 
-def _cross_entropies(head: Head, pasts: Sequence[Past], workspace: Workspace) -> "Iterator[_CrossEntropy]":
-    room = workspace.room(head)
-    parts = [min(len(past.hidden), room) for past in pasts]
-    distributions, logits = workspace.reserve(head, max(1, sum(parts)))
-    for past, memory in zip(pasts, torch.split(distributions[: sum(parts)], parts), strict=True):
-        yield _CrossEntropy(head, past, memory, logits)
-
-
 class _CrossEntropy:
-    """The cross-entropy of one text, summed over its positions, as a function of the shift a = W delta.
+    """The cross-entropy of one text, summed over positions, as a function of the shift a = W delta."""
 
-    Distributions without delta stand in `memory` [some positions, V], made once if all fit; projections where the head
-    is not linear.
-    """
-
-    def __init__(self, head: Head, past: Past, memory: Tensor, logits: Tensor) -> None:
+    def __init__(self, head: Head, past: Past, kept: Projections | None) -> None:
         self._head = head
         self._hidden = past.hidden
-        self._labels = past.labels
-        self._counts = head.count(past.labels)
-        self._memory = memory
-        self._logits = logits
-        self._kept = [memory] if len(past.hidden) == len(memory) else None
-        if self._kept is not None:
-            self._make(past.hidden)
+        local = past.labels - head.first_token
+        inside = (local >= 0) & (local < len(head.weight))
+        self._labels = torch.where(inside, local, 0)[:, None]
+        self._ones = inside.to(head.dtype)[:, None]
+        fits = -(-len(past.hidden) // rows_of(head)) <= room_of(head)
+        self._blocks = kept.of(head, past) if kept is not None and past.text is not None and fits else None
 
-    def gradient(self, shift: Tensor) -> Tensor:
-        """With respect to the shift, [V]: the gradients at all positions, summed."""
-        total = -self._counts if self._head.soft_cap is None else torch.zeros_like(self._counts)
-        begin = 0
-        for part in self._kept or map(self._make, torch.split(self._hidden, len(self._memory))):
-            if self._head.soft_cap is None:
-                total += self._shifted_sum(part, shift)
-            else:
-                total += self._capped_sum(part + shift, self._labels[begin : begin + len(part)])
-            begin += len(part)
-        return total * self._head.scale if self._head.soft_cap is None else total
+    def gradient(self, shift: Tensor, begin: int) -> Tensor:
+        """With respect to the shift, [V], summed over the positions from `begin` on."""
+        head = self._head
+        total = torch.zeros_like(shift)
+        memory = shift.new_empty(rows_of(head), len(shift))
+        for projected in self._projections(begin):
+            end = begin + len(projected)
+            shifted = torch.add(projected, shift, out=memory[: len(projected)])
+            gradient = head.softmax_(head.finish(shifted))
+            gradient.scatter_add_(1, self._labels[begin:end], -self._ones[begin:end])
+            total += (gradient if head.soft_cap is None else gradient * head.slope(shifted)).sum(0)
+            begin = end
+        return total * head.scale if head.soft_cap is None else total
 
-    def _make(self, hidden: Tensor) -> Tensor:
-        """Of some positions, in the memory for them."""
-        made = self._memory[: len(hidden)]
-        for some, out in zip(torch.split(hidden, LOGITS_ROWS), torch.split(made, LOGITS_ROWS), strict=True):
-            if self._head.soft_cap is None:
-                self._head.distributions(some, self._logits[: len(some)], out)
-            else:
-                out.copy_(self._head.project(some))
-        return made
-
-    def _shifted_sum(self, distributions: Tensor, shift: Tensor) -> Tensor:
-        """sum_t e^a p_t / (p_t . e^a), [V]."""
-        shift = shift * self._head.scale
-        factor = (shift - self._head.shards.max(shift.amax())).exp()
-        return factor * ((1 / self._head.shards.sum(distributions @ factor)) @ distributions)
-
-    def _capped_sum(self, projected: Tensor, labels: Tensor) -> Tensor:
-        gradient = self._head.log_softmax(self._head.finish(projected)).exp_()
-        local = labels - self._head.first_token
-        rows = ((local >= 0) & (local < gradient.shape[1])).nonzero()[:, 0]
-        gradient[rows, local[rows]] -= 1
-        return (gradient * self._head.slope(projected)).sum(0)
+    def _projections(self, begin: int) -> Iterator[Tensor]:
+        rows = rows_of(self._head)
+        if self._blocks is None:
+            for some in torch.split(self._hidden[begin:], PROJECTED_ROWS):
+                yield from torch.split(self._head.apply(some), rows)
+        else:
+            first, row = divmod(begin, rows)
+            for block in self._blocks[first:]:
+                yield block[row:]
+                row = 0
 
 
 class _AdamW:

@@ -21,7 +21,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from strategies.engine import Report
 from strategies.reports import ReportWriter
 from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
-from strategies.srgen.objective import Correction, Fit, Head, Workspace, batches, correct
+from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, batches, correct
 from strategies.srgen.request import SRGenParams, SRGenRequest
 from strategies.srgen.trigger import Trigger, entropies_of
 
@@ -44,6 +44,8 @@ GREEDY = 1e-5
 class Text:
     """One request with SRGen."""
 
+    name: str
+    """The engine's."""
     request: SRGenParams
     arguments: Arguments
     """Of the call, those of other decoders too."""
@@ -56,7 +58,7 @@ class Text:
     entered: bool = False
     """Whether the trigger knows it: not before its prompt is computed."""
     summed: int = 0
-    """Positions whose first gradients `gradients` holds. Only kept where there is but one step."""
+    """Positions whose first gradients `gradients` holds."""
     gradients: Tensor | None = None
     """Their sum, [D]."""
 
@@ -133,7 +135,7 @@ class SRGenProcessor(LogitsProcessor):
         self._due: Due | None = None
         self._unsupported: str | None = None
         self._reports = ReportWriter()
-        self._workspace = Workspace()
+        self._kept = Projections()
         install(GPUModelRunner, _processor_of)
 
     @override
@@ -161,8 +163,9 @@ class SRGenProcessor(LogitsProcessor):
         activations = due.activations
         rows = torch.tensor([activation.row for activation in activations], device=logits.device)
         before = logits[rows].argmax(-1)
-        for part in batches(due.head, [activation.length - activation.text.summed for activation in activations]):
-            correction = _correct(due.capture, due.head, due.projected[part], activations[part], self._workspace)
+        pasts = [_past(due.capture, activation) for activation in activations]
+        for part in batches(due.head, [len(past.hidden) for past in pasts]):
+            correction = _correct(due.head, due.projected[part], activations[part], pasts[part], self._kept)
             logits[rows[part]] += correction.logits.to(logits.dtype)
             self._report(activations[part], correction, before[part], logits[rows[part]].argmax(-1))
         return logits
@@ -219,6 +222,7 @@ class SRGenProcessor(LogitsProcessor):
         for name in self._texts.keys() - runner.requests.keys():
             text = self._texts.pop(name)
             self._trigger.leave(text.place)
+            self._kept.drop(name)
             logger.info("srgen: request %s has ended with %d activations", name, text.activations)
         batch, found = runner.input_batch, {}
         for row, name in enumerate(batch.req_ids[: batch.num_reqs]):
@@ -237,6 +241,7 @@ class SRGenProcessor(LogitsProcessor):
             return None
         boundary, temperature = state.num_prompt_tokens, state.sampling_params.temperature
         self._texts[name] = text = Text(
+            name,
             request.params,
             arguments,
             self._trigger.take(),
@@ -298,15 +303,16 @@ def _unsupported(reason: str) -> Report:
     return {"kind": "unsupported", "reason": reason}
 
 
+def _past(capture: Capture, activation: Activation) -> Past:
+    text = activation.text
+    hidden, labels = capture.past(activation.row, text.scope_begin(), activation.length - 1)
+    return Past(hidden, labels, text.gradients, text.summed, text.name)
+
+
 def _correct(
-    capture: Capture, head: Head, projected: Tensor, activations: list[Activation], workspace: Workspace
+    head: Head, projected: Tensor, activations: list[Activation], pasts: list[Past], kept: Projections
 ) -> Correction:
-    pasts, requests = [], [activation.text.request for activation in activations]
-    for activation in activations:
-        text = activation.text
-        earlier = text.summed - text.scope_begin() if text.gradients is not None else 0
-        begin = text.summed if text.gradients is not None else text.scope_begin()
-        pasts.append(capture.past(activation.row, begin, activation.length - 1, text.gradients, earlier))
+    requests = [activation.text.request for activation in activations]
     settings = [
         (request.entropy_weight, activation.text.temperature, request.learning_rate)
         for request, activation in zip(requests, activations, strict=True)
@@ -314,10 +320,9 @@ def _correct(
     weights, temperatures, rates = torch.tensor(settings, dtype=head.dtype, device=projected.device).unbind(1)
     steps = torch.tensor([request.steps for request in requests], device=projected.device)
     fit = Fit(weights, temperatures, rates, steps)
-    correction = correct(head, projected, pasts, fit, workspace)
-    for activation, gradients in zip(activations, correction.sums, strict=True):
-        if activation.text.request.steps == 1:
-            activation.text.gradients, activation.text.summed = gradients, activation.length - 1
+    correction = correct(head, projected, pasts, fit, kept)
+    for activation, past, sums in zip(activations, pasts, correction.sums, strict=True):
+        activation.text.gradients, activation.text.summed = sums, len(past.hidden)
     return correction
 
 

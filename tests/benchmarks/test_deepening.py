@@ -1,12 +1,13 @@
 """Problems, their grading, and the sweep's arithmetic."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.deepening import Settings, arms, bootstrap, column, report, rival
+from benchmarks.deepening import Arm, Numbers, Settings, arms, cells, gain, middle, report
 from benchmarks.journal import Journal
 from benchmarks.problems import Problem, from_file, from_gym, right
 
@@ -49,25 +50,54 @@ def test_tasks_of_reasoning_gym() -> None:
     assert found == from_gym("chain_sum", 3, seed=1)
 
 
+def numbers(*values: float) -> Numbers:
+    return np.array(values, dtype=float)
+
+
 def test_intervals() -> None:
-    low, high = bootstrap(np.array([0.0, 1.0] * 50))
+    low, high = middle(Arm(numbers(*[0, 1] * 50), numbers(*[9] * 100)).resampled().right)
     assert 0.35 < low < 0.45 < 0.55 < high < 0.65
-    assert bootstrap(np.ones(9)) == (1.0, 1.0)
+    assert middle(Arm(numbers(1, 1, 1), numbers(9, 9, 9)).resampled().right) == (1.0, 1.0)
 
 
-def test_the_rival_has_about_as_many_tokens_and_a_report_is_written(tmp_path: Path) -> None:
-    settings = Settings(votes=(1, 4), first_budgets=(9,), growths=(2.0,), gym=("chain_sum",))
+def test_a_gain_is_over_a_mixture_at_as_many_tokens() -> None:
+    votes = [Arm(numbers(0.2), numbers(100)), Arm(numbers(0.6), numbers(200)), Arm(numbers(0.8), numbers(400))]
+    assert gain(Arm(numbers(0.5), numbers(150)), votes) == pytest.approx([0.1])
+    assert gain(Arm(numbers(0.5), numbers(300)), votes) == pytest.approx([-0.2])
+    assert gain(Arm(numbers(0.5), numbers(900)), votes) == pytest.approx([-0.3])  # none of it took as many
+
+
+def test_problems_are_drawn_alike_for_all_arms() -> None:
+    arm = Arm(numbers(0, 1, 0, 0, 1), numbers(1, 2, 3, 4, 5))
+    twice = Arm(arm.right, 2 * arm.tokens)
+    assert not gain(arm.resampled(), [arm.resampled(), twice.resampled()]).any()
+
+
+def test_every_problem_is_asked_of_every_arm_with_every_seed() -> None:
+    settings = Settings(seeds=(3, 4), problems=2, votes=(1, 4), first_budgets=(9,), growths=(2.0,), gym=("chain_sum",))
+    asked = {key: body for key, body, _ in cells(settings)}
+    expected = {
+        f"chain_sum/{problem:04}/{seed}/{arm}" for problem in (0, 1) for seed in (3, 4) for arm in arms(settings)
+    }
+    assert asked.keys() == expected
+    body = asked["chain_sum/0001/4/self_consistency of 4"]
+    assert (body["seed"], body["strategy"]["params"]) == (4, {"samples": 4})
+
+
+def test_a_report_has_means_over_problems_and_seeds(tmp_path: Path) -> None:
+    settings = Settings(seeds=(1, 2), problems=2, votes=(1, 4), first_budgets=(9,), growths=(2.0,), gym=("chain_sum",))
     names = list(arms(settings))
-    journal = Journal(
-        tmp_path / "deepening.json", {"quick": False, "problems": 2, "tokens": 9, "temperature": 1, "seed": 1}
-    )
+    journal = Journal(tmp_path / "deepening.json", asdict(settings))
     journal.facts |= {"arms": names, "tasks": ["chain_sum"], "date": "", "command": "", "machine": {}}
-    for position, name in enumerate(names):
-        for number in range(2):
-            entry = {"right": (position + number) % 2 == 0, "tokens": 100 * (position + 1), "computed": 1, "seconds": 1}
-            journal.entries[f"chain_sum/{number:04}/{name}"] = entry
-    assert list(column(journal.entries, "chain_sum", names[0], "right")) == [1, 0]
-    assert rival(journal.entries, "chain_sum", names[:2], 350) == "self_consistency of 4"
+    for key, body, _ in cells(settings):
+        _, problem, _, name = key.split("/")
+        # Of the arm of 4 samples, right for one of two problems with one of two seeds: a quarter.
+        correct = name in names[2:] or (name == names[1] and problem == "0000" and body["seed"] == 2)
+        tokens = 100 * (names.index(name) + 1)
+        journal.entries[key] = {"right": correct, "tokens": tokens, "computed": 1, "seconds": 1}
+    arm = Arm.of(journal.entries, "chain_sum", names[1])
+    assert (list(arm.right), list(arm.tokens)) == ([0.5, 0], [200, 200])
     text = report(journal, tmp_path).read_text()
-    assert "| deepening from 9 by 2 | 0.50" in text
+    assert "| self_consistency of 4 | 0.25 [0.00, 0.50] | 200 |  |" in text
+    assert "| deepening from 9 by 2 | 1.00 [1.00, 1.00] | 300 | +0.75 [+0.50, +1.00] |" in text
     assert (tmp_path / "deepening.png").stat().st_size > 1000

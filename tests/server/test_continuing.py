@@ -67,6 +67,23 @@ def test_one_growing_answer(server: Server) -> None:
     assert content.startswith(plain.choices[0].message.content or "-")
 
 
+def test_a_thought_is_doubted_before_its_end(server: Server) -> None:
+    """With a full stop in the place of </think>, which this model does not write."""
+    plain = server.client.chat.completions.create(
+        model=server.model, messages=QUESTION, max_tokens=40, temperature=0, extra_body={"ignore_eos": True}
+    )
+    text = plain.choices[0].message.content or ""
+    thought, end, rest = text.partition(".")
+    assert thought and end and rest
+    answer = ask(server, "iterative_deepening", deepening(think_end=".", max_rounds=1), ignore_eos=True)
+    (trigger,) = notes_of(answer, "trigger")
+    assert answer["choices"][0]["message"]["content"].startswith(thought + TRIGGER)
+    tokenizer = hugging_face()[1]
+    assert trigger["dropped"] == 40 - len(tokenizer.encode(thought))
+    # As long as before, with the sentence; what was dropped is made anew.
+    assert answer["usage"]["completion_tokens"] == 96 + trigger["dropped"] - len(tokenizer.encode(TRIGGER))
+
+
 def test_a_round_computes_no_more_than_trigger_and_a_block(server: Server) -> None:
     """All else of its prompt comes from the prefix cache."""
     first = ask(server, "iterative_deepening", deepening(max_rounds=0), ignore_eos=True, max_tokens=400)

@@ -3,14 +3,16 @@
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from strategies.srgen import objective
-from strategies.srgen.objective import Correction, Fit, Head, Past, batches, correct
+from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, batches, correct, room_of
 
 VOCABULARY, SIZE = 97, 24
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -103,28 +105,96 @@ def test_heads_that_cap_and_scale(soft_cap: float | None, scale: float) -> None:
 
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
-def test_parts_are_the_whole(monkeypatch: pytest.MonkeyPatch, soft_cap: float | None) -> None:
-    """A text too long for the workspace is taken in parts."""
-    head = head_of(torch.float64, soft_cap=soft_cap)
-    last, pasts = texts_of(torch.float64, [50, 3])
-    whole = correct(head, head.project(last), pasts, fit_of(2, torch.float64))
-    monkeypatch.setattr(objective, "WORKSPACE_BYTES", VOCABULARY * 8 * 7)
-    parts = correct(head, head.project(last), pasts, fit_of(2, torch.float64))
-    assert torch.allclose(whole.delta, parts.delta, rtol=0, atol=1e-12)
+def test_earlier_gradients_are_not_computed_again(soft_cap: float | None) -> None:
+    head = head_of(torch.float64, soft_cap=soft_cap, scale=0.5)
+    last, (past, other) = texts_of(torch.float64, [50, 7])
+    fit = fit_of(2, torch.float64, steps=[1, 3])
+    whole = correct(head, head.project(last), [past, other], fit)
+    first = correct(head, head.project(last), [Past(past.hidden[:20], past.labels[:20]), other], fit)
+    pasts = [replace(past, sums=first.sums[0], summed=20), replace(other, sums=first.sums[1], summed=7)]
+    second = correct(head, head.project(last), pasts, fit)
+    assert torch.allclose(second.delta, whole.delta, rtol=0, atol=1e-12)
+    assert torch.allclose(second.sums, whole.sums, rtol=0, atol=1e-12)
+    # They are what it started from, not computed beside it.
+    wrong = [replace(pasts[0], sums=-first.sums[0]), pasts[1]]
+    assert not torch.allclose(correct(head, head.project(last), wrong, fit).delta[0], whole.delta[0], atol=1e-3)
+
+
+class Growing:
+    """A text that is corrected as it grows, and what is kept of it."""
+
+    def __init__(self, head: Head, name: str, kept: Projections) -> None:
+        seed = sum(map(ord, name))
+        self._last, (self._past,) = texts_of(torch.float64, [90], seed)
+        self._head, self._name, self._kept = head, name, kept
+
+    def check(self, length: int) -> None:
+        """Corrects it at a length, and compares with a correction that knows of nothing kept."""
+        past, fit = Past(self._past.hidden[:length], self._past.labels[:length]), fit_of(1, torch.float64)
+        projected = self._head.project(self._last)
+        kept = correct(self._head, projected, [replace(past, text=self._name)], fit, self._kept)
+        expected = correct(self._head, projected, [past], fit)
+        assert torch.allclose(kept.delta, expected.delta, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
-def test_one_step_needs_but_the_sum_of_earlier_gradients(soft_cap: float | None) -> None:
-    head = head_of(torch.float64, soft_cap=soft_cap, scale=0.5)
-    last, (past, other) = texts_of(torch.float64, [50, 7])
-    fit = fit_of(2, torch.float64, steps=[1, 1])
-    whole = correct(head, head.project(last), [past, other], fit)
-    parts = [Past(past.hidden[:20], past.labels[:20]), other]
-    first = correct(head, head.project(last), parts, fit)
-    parts = [Past(past.hidden[20:], past.labels[20:], first.sums[0], 20), other]
-    second = correct(head, head.project(last), parts, fit)
-    assert torch.allclose(second.delta, whole.delta, rtol=0, atol=1e-12)
-    assert torch.allclose(second.sums, whole.sums, rtol=0, atol=1e-12)
+def test_positions_are_projected_once(monkeypatch: pytest.MonkeyPatch, soft_cap: float | None) -> None:
+    monkeypatch.setattr(objective, "BLOCK_ROWS", 7)
+    counting = CountingHead(head_of(torch.float64).weight, soft_cap=soft_cap)
+    kept = Projections()
+    last, (past,) = texts_of(torch.float64, [50])
+    for length, new in ((10, 10), (11, 1), (28, 17), (50, 22)):
+        counting.rows.clear()
+        text = Past(past.hidden[:length], past.labels[:length], text="a")
+        correct(counting, counting.project(last), [text], fit_of(1, torch.float64), kept)
+        # Beside the current position, and one vector in each of three steps.
+        assert sum(counting.rows) == new + 1 + 3
+    growing = Growing(counting, "b", kept)
+    for length in (1, 6, 7, 8, 21, 40):
+        growing.check(length)
+
+
+@dataclass(frozen=True)
+class CountingHead(Head):
+    rows: list[int] = field(default_factory=list)
+
+    @override
+    def times(self, vectors: Tensor) -> Tensor:
+        self.rows.append(len(vectors))
+        return vectors @ self.weight.T
+
+
+def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "BLOCK_ROWS", 4)
+    head = head_of(torch.float64)
+    monkeypatch.setattr(objective, "CACHE_BYTES", VOCABULARY * 8 * 4 * 6)
+    assert room_of(head) == 6
+    kept = Projections()
+    texts = [Growing(head, name, kept) for name in "abc"]
+    for length in (3, 9, 12, 13, 17, 24):
+        for text in texts:
+            text.check(length)
+    texts[0].check(90)  # More than there is room for: in parts, in every step.
+    kept.drop("a")
+    kept.drop("a")
+    texts[1].check(20)
+
+
+def test_texts_that_fit_together_are_solved_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objective, "BLOCK_ROWS", 4)
+    head = head_of(torch.float64)
+    monkeypatch.setattr(objective, "CACHE_BYTES", VOCABULARY * 8 * 4 * 6)
+    assert list(batches(head, [4, 8, 9, 1, 99, 2, 2])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
+    assert list(batches(head, [99])) == [slice(0, 1)]
+    kept = Projections()
+    last, pasts = texts_of(torch.float64, [4, 8, 9, 24])
+    named = [replace(past, text=i) for i, past in enumerate(pasts)]
+    for _ in range(2):
+        for part in (slice(0, 3), slice(3, 4)):
+            count = part.stop - part.start
+            found = correct(head, head.project(last[part]), named[part], fit_of(count, torch.float64), kept)
+            expected = correct(head, head.project(last[part]), pasts[part], fit_of(count, torch.float64))
+            assert torch.allclose(found.delta, expected.delta, rtol=0, atol=1e-12)
 
 
 def test_together_is_as_alone() -> None:
@@ -192,10 +262,3 @@ def test_half_precision_is_near() -> None:
     near = correct(half, half.project(last), pasts, fit_of(1, torch.float32))
     assert near.delta.dtype == torch.float32
     assert torch.nn.functional.cosine_similarity(exact.delta, near.delta)[0] > 0.98
-
-
-def test_batches_fit_the_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = head_of(torch.float32)
-    monkeypatch.setattr(objective, "WORKSPACE_BYTES", VOCABULARY * 4 * 10)
-    assert list(batches(head, [3, 4, 3, 5, 20, 1])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6)]
-    assert list(batches(head, [30])) == [slice(0, 1)]
