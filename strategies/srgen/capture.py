@@ -22,7 +22,7 @@ from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-from strategies.srgen.objective import CACHE_BYTES, Head, OneShard, Shards
+from strategies.srgen.objective import PROJECTIONS_BYTES, Head, OneShard, Projections, Shards
 
 logger = logging.getLogger("vllm.redraft.srgen")
 ModelRunner = Any
@@ -60,6 +60,9 @@ class Capture:
         runner: the model runner, its KV cache ready.
         watcher: told of every step.
 
+    Attributes:
+        kept: projections of the texts that were corrected last.
+
     Raises:
         Unsupported: no layer keeps all positions, or others than this process fill the cache.
     """
@@ -84,11 +87,12 @@ class Capture:
         dtype = config.model_config.dtype
         self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
         self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
+        self.kept = Projections(_room(runner.device))
         logger.info(
             "srgen keeps %d bytes beside each of %d slots of the KV cache, and up to %d MiB of projections",
             self.bytes_per_token,
             slots,
-            CACHE_BYTES // 2**20,
+            self.kept.size // 2**20,
         )
         self.runner = runner
         self._watcher = watcher
@@ -236,6 +240,13 @@ def _capture(runner: ModelRunner, watcher: Watcher) -> Capture | None:
     except Unsupported as error:
         watcher.refuse(str(error))
         return None
+
+
+def _room(device: torch.device) -> int:
+    """Bytes for projections. On a GPU vLLM has taken what it may by now, and the rest is not for this alone."""
+    if device.type != "cuda":
+        return PROJECTIONS_BYTES
+    return min(PROJECTIONS_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
 
 
 def _head(module: Any, layer: Any, bias: Tensor | None) -> Head:

@@ -31,8 +31,8 @@ from torch.nn.functional import linear
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-5, 1e-8
 """AdamW's, as published."""
 
-CACHE_BYTES = 512 * 2**20
-"""What the kept projections of all texts may take."""
+PROJECTIONS_BYTES = 512 * 2**20
+"""What the kept projections of all texts may take, where there is plenty of memory."""
 PROJECTED_ROWS = 256
 """Positions that are projected at once: enough that W is not read too often."""
 CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 3 * 2**20, 64 * 2**20
@@ -118,11 +118,19 @@ class Head:
         """The same in the dtype that is computed in."""
         return self.apply(hidden).to(self.dtype)
 
+    @property
+    def is_product(self) -> bool:
+        """Whether logits are projections as they are."""
+        return self.soft_cap is None and self.scale == 1.0
+
+    def own(self, logits: Tensor) -> Tensor:
+        """Those of this shard of logits of the whole vocabulary, [..., V]."""
+        return logits[..., self.first_token : self.first_token + len(self.weight)]
+
     def unfinish(self, logits: Tensor, hidden: Tensor) -> Tensor:
         """Projections of hidden states [A, D] whose logits [A, V], of the whole vocabulary, are known."""
-        if self.soft_cap is not None:
-            return self.project(hidden)  # Near its bound, a cap cannot be undone.
-        return logits[:, self.first_token : self.first_token + len(self.weight)].to(self.dtype) / self.scale
+        # Near its bound, a cap cannot be undone.
+        return self.own(logits).to(self.dtype) if self.is_product else self.project(hidden)
 
     def shift(self, delta: Tensor) -> Tensor:
         """W delta of [A, D], [A, V]: what delta adds to every projection."""
@@ -228,18 +236,35 @@ class Projections:
 
     Where there is no room for more, those of the text that was corrected the longest ago go. A block once made is kept
     for other texts: to be given fresh memory by the system takes longer than what is computed into it.
+
+    Args:
+        size: bytes that they may take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = PROJECTIONS_BYTES) -> None:
+        self.size = size
         self._texts: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._free: list[Tensor] = []
         self._made = 0
 
-    def of(self, head: Head, past: Past) -> Sequence[Tensor]:
-        """Those of all positions of a text, in blocks [rows_of(head) or less, V]."""
+    def batches(self, head: Head, lengths: Sequence[int]) -> Iterator[slice]:
+        """Parts of texts, given their lengths, that there is room for together; one text at least."""
+        begin, used = 0, 0
+        for end, length in enumerate(lengths):
+            blocks = -(-length // rows_of(head))
+            if end > begin and used + blocks > self._room(head):
+                yield slice(begin, end)
+                begin, used = end, 0
+            used += blocks
+        yield slice(begin, len(lengths))
+
+    def of(self, head: Head, past: Past) -> Sequence[Tensor] | None:
+        """Those of all positions of a text, in blocks [rows_of(head) or less, V]; None if there is no room for them."""
+        length, rows = len(past.hidden), rows_of(head)
+        if past.text is None or -(-length // rows) > self._room(head):
+            return None
         kept = self._texts.setdefault(past.text, _Kept([], 0))
         self._texts.move_to_end(past.text)
-        length, rows = len(past.hidden), rows_of(head)
         while len(kept.blocks) * rows < length:
             kept.blocks.append(self._block(head, rows))
         for some in torch.split(past.hidden[kept.length :], PROJECTED_ROWS):
@@ -252,18 +277,34 @@ class Projections:
                 kept.length += taken
         return [block[: length - i * rows] for i, block in enumerate(kept.blocks[: -(-length // rows)])]
 
+    def append(self, head: Head, text: Hashable, position: int, projected: Tensor) -> None:
+        """The projection [V] at one more position of a text, if those at all positions before it are kept."""
+        kept, rows = self._texts.get(text), rows_of(head)
+        if kept is None or kept.length != position:
+            return
+        if position == len(kept.blocks) * rows:
+            if not self._free and self._made == self._room(head):
+                return  # What is kept of others is worth more: they have it all.
+            kept.blocks.append(self._block(head, rows))
+        kept.blocks[position // rows][position % rows] = projected
+        kept.length += 1
+
     def drop(self, text: Hashable) -> None:
         """A text has ended, or nothing of it was kept."""
         if (kept := self._texts.pop(text, None)) is not None:
             self._free += kept.blocks
 
     def _block(self, head: Head, rows: int) -> Tensor:
-        while not self._free and self._made == room_of(head):
+        while not self._free and self._made == self._room(head):
             self.drop(next(iter(self._texts)))
         if self._free:
             return self._free.pop()
         self._made += 1
         return torch.empty(rows, len(head.weight), dtype=head.weight.dtype, device=head.weight.device)
+
+    def _room(self, head: Head) -> int:
+        """In blocks."""
+        return self.size // (rows_of(head) * len(head.weight) * head.weight.itemsize)
 
 
 @dataclass(slots=True)
@@ -277,24 +318,6 @@ def rows_of(head: Head) -> int:
     """Positions in a block."""
     size = CPU_BLOCK_BYTES if head.weight.device.type == "cpu" else GPU_BLOCK_BYTES
     return max(1, min(BLOCK_ROWS, size // (len(head.weight) * head.dtype.itemsize)))
-
-
-def room_of(head: Head) -> int:
-    """Blocks that are kept at most."""
-    return max(1, CACHE_BYTES // (rows_of(head) * len(head.weight) * head.weight.itemsize))
-
-
-def batches(head: Head, lengths: Sequence[int]) -> Iterator[slice]:
-    """Parts of activations, given the lengths of their pasts, whose projections can be kept together; one at least."""
-    rows, room = rows_of(head), room_of(head)
-    begin, used = 0, 0
-    for end, length in enumerate(lengths):
-        blocks = -(-length // rows)
-        if end > begin and used + blocks > room:
-            yield slice(begin, end)
-            begin, used = end, 0
-        used += blocks
-    yield slice(begin, len(lengths))
 
 
 def correct(
@@ -352,8 +375,7 @@ class _CrossEntropy:
         inside = (local >= 0) & (local < len(head.weight))
         self._labels = torch.where(inside, local, 0)[:, None]
         self._ones = inside.to(head.dtype)[:, None]
-        fits = -(-len(past.hidden) // rows_of(head)) <= room_of(head)
-        self._blocks = kept.of(head, past) if kept is not None and past.text is not None and fits else None
+        self._blocks = None if kept is None else kept.of(head, past)
 
     def gradient(self, shift: Tensor, begin: int) -> Tensor:
         """With respect to the shift, [V], summed over the positions from `begin` on."""

@@ -21,7 +21,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from strategies.engine import Report
 from strategies.reports import ReportWriter
 from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
-from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, batches, correct
+from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, correct
 from strategies.srgen.request import SRGenParams, SRGenRequest
 from strategies.srgen.trigger import Trigger, entropies_of
 
@@ -135,7 +135,6 @@ class SRGenProcessor(LogitsProcessor):
         self._due: Due | None = None
         self._unsupported: str | None = None
         self._reports = ReportWriter()
-        self._kept = Projections()
         install(GPUModelRunner, _processor_of)
 
     @override
@@ -164,8 +163,9 @@ class SRGenProcessor(LogitsProcessor):
         rows = torch.tensor([activation.row for activation in activations], device=logits.device)
         before = logits[rows].argmax(-1)
         pasts = [_past(due.capture, activation) for activation in activations]
-        for part in batches(due.head, [len(past.hidden) for past in pasts]):
-            correction = _correct(due.head, due.projected[part], activations[part], pasts[part], self._kept)
+        kept = due.capture.kept
+        for part in kept.batches(due.head, [len(past.hidden) for past in pasts]):
+            correction = _correct(due.head, due.projected[part], activations[part], pasts[part], kept)
             logits[rows[part]] += correction.logits.to(logits.dtype)
             self._report(activations[part], correction, before[part], logits[rows[part]].argmax(-1))
         return logits
@@ -175,7 +175,7 @@ class SRGenProcessor(LogitsProcessor):
         self._due = None
         if self._changed:
             self._changed = False
-            self._rows = self._find_rows(capture.runner)
+            self._rows = self._find_rows(capture)
         return bool(self._rows.texts)
 
     def see(self, capture: Capture, head: Head, hidden: Tensor, logits: Tensor) -> None:
@@ -194,6 +194,11 @@ class SRGenProcessor(LogitsProcessor):
         watched = np.flatnonzero(sampled & (lengths > rows.boundaries) & (rows.left > 0))
         if not len(watched):
             return
+        if head.is_product:
+            own = head.own(logits)
+            for i in watched:
+                text = rows.texts[i]
+                capture.kept.append(head, text.name, lengths[i] - 1 - text.scope_begin(), own[rows.numbers[i]])
         chosen = torch.from_numpy(watched).to(self._device)
         entropies = entropies_of(logits[rows.on_device[chosen]], rows.temperatures[chosen])
         seen = self._trigger.watch(rows.places[chosen], entropies)
@@ -218,11 +223,12 @@ class SRGenProcessor(LogitsProcessor):
             self._tell(text.arguments, _unsupported(reason))
         self._texts, self._rows = {}, Rows({}, self._device, self._positions)
 
-    def _find_rows(self, runner: ModelRunner) -> Rows:
+    def _find_rows(self, capture: Capture) -> Rows:
+        runner = capture.runner
         for name in self._texts.keys() - runner.requests.keys():
             text = self._texts.pop(name)
             self._trigger.leave(text.place)
-            self._kept.drop(name)
+            capture.kept.drop(name)
             logger.info("srgen: request %s has ended with %d activations", name, text.activations)
         batch, found = runner.input_batch, {}
         for row, name in enumerate(batch.req_ids[: batch.num_reqs]):
@@ -321,8 +327,9 @@ def _correct(
     steps = torch.tensor([request.steps for request in requests], device=projected.device)
     fit = Fit(weights, temperatures, rates, steps)
     correction = correct(head, projected, pasts, fit, kept)
-    for activation, past, sums in zip(activations, pasts, correction.sums, strict=True):
+    for activation, past, sums, row in zip(activations, pasts, correction.sums, projected, strict=True):
         activation.text.gradients, activation.text.summed = sums, len(past.hidden)
+        kept.append(head, activation.text.name, len(past.hidden), row)
     return correction
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from strategies.srgen import objective
-from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, batches, correct, room_of
+from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, correct
 
 VOCABULARY, SIZE = 97, 24
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -149,6 +149,16 @@ def test_positions_are_projected_once(monkeypatch: pytest.MonkeyPatch, soft_cap:
         correct(counting, counting.project(last), [text], fit_of(1, torch.float64), kept)
         # Beside the current position, and one vector in each of three steps.
         assert sum(counting.rows) == new + 1 + 3
+    # What a step makes anyway is taken from it.
+    for position in (50, 51, 60):
+        kept.append(counting, "a", position, counting.project(past.hidden[:1])[0])
+    counting.rows.clear()
+    longer = torch.cat([past.hidden, past.hidden[:1], past.hidden[:1], past.hidden[:1]])
+    text = Past(longer, torch.cat([past.labels, past.labels[:3]]), text="a")
+    kept_of = correct(counting, counting.project(last), [text], fit_of(1, torch.float64), kept)
+    assert sum(counting.rows) == 1 + 1 + 3
+    anew = correct(counting, counting.project(last), [replace(text, text=None)], fit_of(1, torch.float64))
+    assert torch.allclose(kept_of.delta, anew.delta, rtol=0, atol=1e-12)
     growing = Growing(counting, "b", kept)
     for length in (1, 6, 7, 8, 21, 40):
         growing.check(length)
@@ -167,14 +177,15 @@ class CountingHead(Head):
 def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "BLOCK_ROWS", 4)
     head = head_of(torch.float64)
-    monkeypatch.setattr(objective, "CACHE_BYTES", VOCABULARY * 8 * 4 * 6)
-    assert room_of(head) == 6
-    kept = Projections()
+    kept = Projections(VOCABULARY * 8 * 4 * 6)  # six blocks
     texts = [Growing(head, name, kept) for name in "abc"]
     for length in (3, 9, 12, 13, 17, 24):
         for text in texts:
             text.check(length)
     texts[0].check(90)  # More than there is room for: in parts, in every step.
+    texts[1].check(24)
+    kept.append(head, "b", 24, torch.zeros(VOCABULARY))  # Forgotten, as there is no room.
+    texts[1].check(24)
     kept.drop("a")
     kept.drop("a")
     texts[1].check(20)
@@ -183,10 +194,9 @@ def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -
 def test_texts_that_fit_together_are_solved_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objective, "BLOCK_ROWS", 4)
     head = head_of(torch.float64)
-    monkeypatch.setattr(objective, "CACHE_BYTES", VOCABULARY * 8 * 4 * 6)
-    assert list(batches(head, [4, 8, 9, 1, 99, 2, 2])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
-    assert list(batches(head, [99])) == [slice(0, 1)]
-    kept = Projections()
+    kept = Projections(VOCABULARY * 8 * 4 * 6)
+    assert list(kept.batches(head, [4, 8, 9, 1, 99, 2, 2])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
+    assert list(kept.batches(head, [99])) == [slice(0, 1)]
     last, pasts = texts_of(torch.float64, [4, 8, 9, 24])
     named = [replace(past, text=i) for i, past in enumerate(pasts)]
     for _ in range(2):
