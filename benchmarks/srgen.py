@@ -256,7 +256,7 @@ def main(
             "machine": machine.describe(),
             "server": server.command(),
             "dtype": server.dtype(),
-            "memory": {"bytes": int(line[1]), "slots": int(line[2]), "projections": int(line[3])},
+            "memory": {"bytes": int(line[1]), "slots": int(line[2]), "kept": int(line[3])},
         }
         asyncio.run(measure(settings, server, journal, progress))
         notes = asyncio.run(shown_notes(server, settings.tokens))

@@ -164,8 +164,8 @@ HF_NOTE = """By autograd, with a KV cache, in {dtype}, the faster of float32 and
 the tests too (`benchmarks/hf_srgen.py`), written to be read; it does not fill the prompt again at each correction, \
 as the published code does."""
 MEMORY_NOTE = """{bytes} bytes a token (hidden size x dtype, and a token id), beside each of the {slots} slots of the \
-KV cache: {mib:.0f} MiB at most, taken as it is used, however many requests; and up to {projections} MiB of \
-projections, those of the texts that were corrected last. {requests} requests with {activations} corrections:"""
+KV cache: {mib:.0f} MiB at most, taken as it is used, however many requests; and up to {kept} MiB of \
+distributions, of the texts that were corrected last. {requests} requests with {activations} corrections:"""
 ANSWER_NOTE = """Entropies by Hugging Face, greedy, with {settings}. It corrects {theirs} tokens of the answer, the \
 server {ours}; {agreeing} of them at the same positions. In half precision the two differ by rounding, and go separate \
 ways once they choose another token."""

@@ -22,7 +22,8 @@ from vllm.lora.layers import LogitsProcessorWithLoRA
 from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 
-from strategies.srgen.objective import PROJECTIONS_BYTES, Head, OneShard, Projections, Shards
+from strategies.srgen.head import Head, OneShard, Shards
+from strategies.srgen.kept import KEPT_BYTES, Kept
 
 logger = logging.getLogger("vllm.redraft.srgen")
 ModelRunner = Any
@@ -61,7 +62,7 @@ class Capture:
         watcher: told of every step.
 
     Attributes:
-        kept: projections of the texts that were corrected last.
+        kept: of the texts that were corrected last.
 
     Raises:
         Unsupported: no layer keeps all positions, or others than this process fill the cache.
@@ -87,9 +88,9 @@ class Capture:
         dtype = config.model_config.dtype
         self._hidden = torch.empty(slots, size, dtype=dtype, device=runner.device)
         self._tokens = torch.empty(slots, dtype=torch.int32, device=runner.device)
-        self.kept = Projections(_room(runner.device))
+        self.kept = Kept(_room(runner.device))
         logger.info(
-            "srgen keeps %d bytes beside each of %d slots of the KV cache, and up to %d MiB of projections",
+            "srgen keeps %d bytes beside each of %d slots of the KV cache, and up to %d MiB for corrections",
             self.bytes_per_token,
             slots,
             self.kept.size // 2**20,
@@ -243,10 +244,13 @@ def _capture(runner: ModelRunner, watcher: Watcher) -> Capture | None:
 
 
 def _room(device: torch.device) -> int:
-    """Bytes for projections. On a GPU vLLM has taken what it may by now, and the rest is not for this alone."""
+    """Bytes for what corrections keep. On a GPU vLLM has taken what it may by now; the rest is not for this alone."""
     if device.type != "cuda":
-        return PROJECTIONS_BYTES
-    return min(PROJECTIONS_BYTES, torch.cuda.mem_get_info(device)[0] // 4)
+        return KEPT_BYTES
+    free = torch.tensor(torch.cuda.mem_get_info(device)[0])
+    # Shards must have room for the same.
+    torch.distributed.all_reduce(free, torch.distributed.ReduceOp.MIN, get_tp_group().cpu_group)
+    return min(KEPT_BYTES, int(free) // 4)
 
 
 def _head(module: Any, layer: Any, bias: Tensor | None) -> Head:
@@ -328,6 +332,10 @@ class TensorParallel:
         values = values.clone()
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, get_tp_group().device_group)
         return values
+
+    def largest(self, rows: int) -> int:
+        """With the padding, they are all alike."""
+        return self._rows
 
     def gather(self, values: Tensor) -> Tensor:
         """Parts put together in the order of the vocabulary, [..., V]."""

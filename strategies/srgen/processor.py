@@ -21,7 +21,9 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from strategies.engine import Report
 from strategies.reports import ReportWriter
 from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
-from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, correct
+from strategies.srgen.head import Head
+from strategies.srgen.kept import Kept
+from strategies.srgen.objective import Correction, Fit, Past, correct
 from strategies.srgen.request import SRGenParams, SRGenRequest
 from strategies.srgen.trigger import Trigger, entropies_of
 
@@ -200,7 +202,12 @@ class SRGenProcessor(LogitsProcessor):
                 text = rows.texts[i]
                 capture.kept.append(head, text.name, lengths[i] - 1 - text.scope_begin(), own[rows.numbers[i]])
         chosen = torch.from_numpy(watched).to(self._device)
-        entropies = entropies_of(logits[rows.on_device[chosen]], rows.temperatures[chosen])
+        numbers = rows.numbers[watched]
+        if numbers[-1] - numbers[0] + 1 == len(numbers):
+            seen_logits = logits[numbers[0] : numbers[-1] + 1]  # No copy.
+        else:
+            seen_logits = logits[rows.on_device[chosen]]
+        entropies = entropies_of(seen_logits, rows.temperatures[chosen])
         seen = self._trigger.watch(rows.places[chosen], entropies)
         fired = seen.fires.nonzero()[:, 0]
         if not len(fired):
@@ -315,9 +322,7 @@ def _past(capture: Capture, activation: Activation) -> Past:
     return Past(hidden, labels, text.gradients, text.summed, text.name)
 
 
-def _correct(
-    head: Head, projected: Tensor, activations: list[Activation], pasts: list[Past], kept: Projections
-) -> Correction:
+def _correct(head: Head, projected: Tensor, activations: list[Activation], pasts: list[Past], kept: Kept) -> Correction:
     requests = [activation.text.request for activation in activations]
     settings = [
         (request.entropy_weight, activation.text.temperature, request.learning_rate)

@@ -22,7 +22,7 @@ def entropies_of(logits: Tensor, temperatures: Tensor) -> Tensor:
 
     H = log sum exp z - p . z: in every step for every row, so with as few passes over the vocabulary as there can be.
     """
-    scaled = logits.to(torch.float32) / temperatures[:, None]
+    scaled = torch.div(logits, temperatures[:, None])
     p = torch.softmax(scaled, -1)
     log_sum = scaled.amax(-1) - p.amax(-1).log()
     return log_sum - p.mul_(scaled).sum(-1)

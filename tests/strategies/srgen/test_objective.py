@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from strategies.srgen import objective
-from strategies.srgen.objective import Correction, Fit, Head, Past, Projections, correct
+from strategies.srgen import kept as kept_module
+from strategies.srgen.head import Head
+from strategies.srgen.kept import Kept
+from strategies.srgen.objective import Correction, Fit, Past, correct
 
 VOCABULARY, SIZE = 97, 24
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-5}
@@ -123,7 +125,7 @@ def test_earlier_gradients_are_not_computed_again(soft_cap: float | None) -> Non
 class Growing:
     """A text that is corrected as it grows, and what is kept of it."""
 
-    def __init__(self, head: Head, name: str, kept: Projections) -> None:
+    def __init__(self, head: Head, name: str, kept: Kept) -> None:
         seed = sum(map(ord, name))
         self._last, (self._past,) = texts_of(torch.float64, [90], seed)
         self._head, self._name, self._kept = head, name, kept
@@ -139,9 +141,9 @@ class Growing:
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
 def test_positions_are_projected_once(monkeypatch: pytest.MonkeyPatch, soft_cap: float | None) -> None:
-    monkeypatch.setattr(objective, "BLOCK_ROWS", 7)
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 7)
     counting = CountingHead(head_of(torch.float64).weight, soft_cap=soft_cap)
-    kept = Projections()
+    kept = Kept()
     last, (past,) = texts_of(torch.float64, [50])
     for length, new in ((10, 10), (11, 1), (28, 17), (50, 22)):
         counting.rows.clear()
@@ -175,9 +177,9 @@ class CountingHead(Head):
 
 
 def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
     head = head_of(torch.float64)
-    kept = Projections(VOCABULARY * 8 * 4 * 6)  # six blocks
+    kept = Kept(VOCABULARY * 8 * 4 * 6)  # six blocks
     texts = [Growing(head, name, kept) for name in "abc"]
     for length in (3, 9, 12, 13, 17, 24):
         for text in texts:
@@ -192,9 +194,9 @@ def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_texts_that_fit_together_are_solved_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objective, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
     head = head_of(torch.float64)
-    kept = Projections(VOCABULARY * 8 * 4 * 6)
+    kept = Kept(VOCABULARY * 8 * 4 * 6)
     assert list(kept.batches(head, [4, 8, 9, 1, 99, 2, 2])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
     assert list(kept.batches(head, [99])) == [slice(0, 1)]
     last, pasts = texts_of(torch.float64, [4, 8, 9, 24])
@@ -239,6 +241,9 @@ class TwoShards:
 
     def gather(self, values: Tensor) -> Tensor:
         return torch.cat(self._both(values), -1)
+
+    def largest(self, rows: int) -> int:
+        return 56
 
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
