@@ -3,15 +3,13 @@
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from typing_extensions import override
 
-from strategies.srgen import kept as kept_module
 from strategies.srgen.head import Head
 from strategies.srgen.kept import Kept
 from strategies.srgen.objective import Correction, Fit, Past, correct
@@ -122,93 +120,6 @@ def test_earlier_gradients_are_not_computed_again(soft_cap: float | None) -> Non
     assert not torch.allclose(correct(head, head.project(last), wrong, fit).delta[0], whole.delta[0], atol=1e-3)
 
 
-class Growing:
-    """A text that is corrected as it grows, and what is kept of it."""
-
-    def __init__(self, head: Head, name: str, kept: Kept) -> None:
-        seed = sum(map(ord, name))
-        self._last, (self._past,) = texts_of(torch.float64, [90], seed)
-        self._head, self._name, self._kept = head, name, kept
-
-    def check(self, length: int) -> None:
-        """Corrects it at a length, and compares with a correction that knows of nothing kept."""
-        past, fit = Past(self._past.hidden[:length], self._past.labels[:length]), fit_of(1, torch.float64)
-        projected = self._head.project(self._last)
-        kept = correct(self._head, projected, [replace(past, text=self._name)], fit, self._kept)
-        expected = correct(self._head, projected, [past], fit)
-        assert torch.allclose(kept.delta, expected.delta, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("soft_cap", [None, 3.0])
-def test_positions_are_projected_once(monkeypatch: pytest.MonkeyPatch, soft_cap: float | None) -> None:
-    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 7)
-    counting = CountingHead(head_of(torch.float64).weight, soft_cap=soft_cap)
-    kept = Kept()
-    last, (past,) = texts_of(torch.float64, [50])
-    for length, new in ((10, 10), (11, 1), (28, 17), (50, 22)):
-        counting.rows.clear()
-        text = Past(past.hidden[:length], past.labels[:length], text="a")
-        correct(counting, counting.project(last), [text], fit_of(1, torch.float64), kept)
-        # Beside the current position, and one vector in each of three steps.
-        assert sum(counting.rows) == new + 1 + 3
-    # What a step makes anyway is taken from it.
-    for position in (50, 51, 60):
-        kept.append(counting, "a", position, counting.project(past.hidden[:1])[0])
-    counting.rows.clear()
-    longer = torch.cat([past.hidden, past.hidden[:1], past.hidden[:1], past.hidden[:1]])
-    text = Past(longer, torch.cat([past.labels, past.labels[:3]]), text="a")
-    kept_of = correct(counting, counting.project(last), [text], fit_of(1, torch.float64), kept)
-    assert sum(counting.rows) == 1 + 1 + 3
-    anew = correct(counting, counting.project(last), [replace(text, text=None)], fit_of(1, torch.float64))
-    assert torch.allclose(kept_of.delta, anew.delta, rtol=0, atol=1e-12)
-    growing = Growing(counting, "b", kept)
-    for length in (1, 6, 7, 8, 21, 40):
-        growing.check(length)
-
-
-@dataclass(frozen=True)
-class CountingHead(Head):
-    rows: list[int] = field(default_factory=list)
-
-    @override
-    def times(self, vectors: Tensor) -> Tensor:
-        self.rows.append(len(vectors))
-        return vectors @ self.weight.T
-
-
-def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
-    head = head_of(torch.float64)
-    kept = Kept(VOCABULARY * 8 * 4 * 6)  # six blocks
-    texts = [Growing(head, name, kept) for name in "abc"]
-    for length in (3, 9, 12, 13, 17, 24):
-        for text in texts:
-            text.check(length)
-    texts[0].check(90)  # More than there is room for: in parts, in every step.
-    texts[1].check(24)
-    kept.append(head, "b", 24, torch.zeros(VOCABULARY))  # Forgotten, as there is no room.
-    texts[1].check(24)
-    kept.drop("a")
-    kept.drop("a")
-    texts[1].check(20)
-
-
-def test_texts_that_fit_together_are_solved_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
-    head = head_of(torch.float64)
-    kept = Kept(VOCABULARY * 8 * 4 * 6)
-    assert list(kept.batches(head, [4, 8, 9, 1, 99, 2, 2])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
-    assert list(kept.batches(head, [99])) == [slice(0, 1)]
-    last, pasts = texts_of(torch.float64, [4, 8, 9, 24])
-    named = [replace(past, text=i) for i, past in enumerate(pasts)]
-    for _ in range(2):
-        for part in (slice(0, 3), slice(3, 4)):
-            count = part.stop - part.start
-            found = correct(head, head.project(last[part]), named[part], fit_of(count, torch.float64), kept)
-            expected = correct(head, head.project(last[part]), pasts[part], fit_of(count, torch.float64))
-            assert torch.allclose(found.delta, expected.delta, rtol=0, atol=1e-12)
-
-
 def test_together_is_as_alone() -> None:
     head = head_of(torch.float64)
     last, pasts = texts_of(torch.float64, [4, 90, 33])
@@ -246,8 +157,9 @@ class TwoShards:
         return 56
 
 
+@pytest.mark.parametrize("keeps", [False, True])
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
-def test_shards_are_the_whole(soft_cap: float | None) -> None:
+def test_shards_are_the_whole(soft_cap: float | None, keeps: bool) -> None:
     whole = head_of(torch.float64, soft_cap=soft_cap)
     last, pasts = texts_of(torch.float64, [12, 40])
     expected = correct(whole, whole.project(last), pasts, fit_of(2, torch.float64))
@@ -255,7 +167,8 @@ def test_shards_are_the_whole(soft_cap: float | None) -> None:
 
     def run(number: int, rows: slice) -> None:
         head = Head(whole.weight[rows], None, soft_cap, 1.0, rows.start, TwoShards(barrier, box, number))
-        found[number] = correct(head, head.project(last), pasts, fit_of(2, torch.float64))
+        named = [replace(past, text=i if keeps else None) for i, past in enumerate(pasts)]
+        found[number] = correct(head, head.project(last), named, fit_of(2, torch.float64), Kept())
 
     threads = [threading.Thread(target=run, args=(i, rows)) for i, rows in enumerate((slice(0, 41), slice(41, 97)))]
     for thread in threads:
