@@ -81,6 +81,9 @@ def refuse_engine_fields(request: Any) -> None:
     arguments: Mapping[str, Any] = getattr(request, "vllm_xargs", None) or {}
     if ours := [name for name in arguments if name.startswith(OWN_ARGUMENTS)]:
         raise ApiError(400, f"{ours[0]} is the server's own", "vllm_xargs")
+    if "srgen" in arguments and getattr(request, "use_beam_search", False):
+        # VLLM's beams leave extra arguments behind.
+        raise ApiError(400, "srgen cannot be used with beam search", "vllm_xargs")
     try:
         # VLLM itself finds out when a stream has begun, and its status is sent.
         SRGenRequest.read(arguments)

@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     srgen_positions: int | None = Field(
         None,
         gt=0,
-        description="Longest text that srgen corrects, in tokens; all of a batch wait while it does. "
-        "Default: 2048 on a CPU, 32768 on a GPU.",
+        description="Longest text that srgen corrects, in tokens, less with more than 3 steps; all of a batch wait "
+        "while it does. Default: 2048 on a CPU, 32768 on a GPU.",
     )
     heartbeat_seconds: float = Field(10.0, gt=0, description="Silence after which a stream gets an SSE comment.")
 

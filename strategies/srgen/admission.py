@@ -6,12 +6,13 @@ for one, vLLM runs no such processor, and says nothing.
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 from typing import Any
 
-from strategies.srgen.request import ARGUMENT
+from strategies.reports import OWN_ARGUMENTS
+from strategies.srgen.request import ARGUMENT, SRGenRequest, most_positions
 
 
 def register() -> None:
@@ -36,10 +37,11 @@ def guard(input_processor: type) -> None:
 
     @functools.wraps(process)
     def process_inputs(self: Any, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        if (getattr(params, "extra_args", None) or {}).get(ARGUMENT) is not None:
+        arguments = getattr(params, "extra_args", None) or {}
+        if arguments.get(ARGUMENT) is not None:
             # Behind params: supported tasks, arrival time, adapter.
             adapter = args[2] if len(args) > 2 else kwargs.get("lora_request")
-            if (reason := refusal(self.vllm_config, prompt, adapter)) is not None:
+            if (reason := refusal(self.vllm_config, prompt, adapter, arguments)) is not None:
                 raise VLLMValidationError(f"{ARGUMENT} cannot be used here: {reason}", parameter="vllm_xargs")
         return process(self, request_id, prompt, params, *args, **kwargs)
 
@@ -47,13 +49,14 @@ def guard(input_processor: type) -> None:
     input_processor.process_inputs = process_inputs  # type: ignore[attr-defined]
 
 
-def refusal(config: Any, prompt: Any, adapter: Any) -> str | None:
+def refusal(config: Any, prompt: Any, adapter: Any, arguments: Mapping[str, Any]) -> str | None:
     """Why a request would not be corrected; None if it would.
 
     Args:
         config: the VllmConfig.
         prompt: as vLLM's input processor gets it.
         adapter: the LoRARequest, None for the served weights.
+        arguments: the request's extra ones.
     """
     if config.speculative_config is not None:
         return "this engine decodes speculatively, and vLLM then runs no logits processors of others"
@@ -63,7 +66,22 @@ def refusal(config: Any, prompt: Any, adapter: Any) -> str | None:
         return "a prompt of embeddings has no tokens to take the cross-entropy of"
     if adapter is not None and adapts_head(adapter.lora_path):
         return "the adapter changes the language model's head"
-    return None
+    if any(name.startswith(OWN_ARGUMENTS) for name in arguments):
+        return None  # A strategy's call, of which there may have been others; it is told while it runs.
+    tokens = prompt.get("prompt_token_ids") if isinstance(prompt, dict) else None
+    return _too_long(len(tokens or ()), config.device_config.device_type, arguments)
+
+
+def _too_long(length: int, device: str, arguments: Mapping[str, Any]) -> str | None:
+    try:
+        request = SRGenRequest.read(arguments)
+    except ValueError:
+        return None  # vLLM's own check says so.
+    assert request is not None
+    most = request.params.most(most_positions(device))
+    if request.params.scope == "generated" or length <= most:
+        return None
+    return f"the prompt has {length} tokens, and with these parameters texts are corrected up to {most}"
 
 
 @functools.cache

@@ -7,7 +7,7 @@ computed anew, samples of one prompt share them, and nothing is to be freed.
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -43,6 +43,10 @@ class Watcher(Protocol):
 
     def see(self, capture: "Capture", head: Head, hidden: Tensor, logits: Tensor) -> None:
         """Logits [R, V] of the batch, and the hidden states [R, D] that they were made from, before any mask."""
+        ...
+
+    def end(self, capture: "Capture", names: Iterable[str]) -> None:
+        """Requests have ended."""
         ...
 
     def refuse(self, reason: str) -> None:
@@ -124,6 +128,10 @@ class Capture:
         self._hidden[slots] = hidden[:count]
         self._tokens[slots] = runner.input_ids.gpu[:count]
         self._expecting = self._watcher.begin(self)
+
+    def end(self, names: Iterable[str]) -> None:
+        """Requests have ended."""
+        self._watcher.end(self, names)
 
     def past(self, row: int, begin: int, end: int) -> tuple[Tensor, Tensor]:
         """Hidden states [T, D] at positions begin .. end - 1 of the text in a row of the batch, and next tokens [T]."""
@@ -214,6 +222,7 @@ def install(runner_class: type, watcher_of: Callable[[ModelRunner], Watcher | No
         return
     initialize: Any = runner_class.initialize_kv_cache  # type: ignore[attr-defined]
     forward: Any = runner_class._model_forward  # type: ignore[attr-defined]
+    update: Any = runner_class._update_states  # type: ignore[attr-defined]
 
     @functools.wraps(initialize)
     def initialize_kv_cache(runner: ModelRunner, *args: Any, **kwargs: Any) -> Any:
@@ -230,7 +239,15 @@ def install(runner_class: type, watcher_of: Callable[[ModelRunner], Watcher | No
             capture.write(output)
         return output
 
+    @functools.wraps(update)
+    def _update_states(runner: ModelRunner, scheduler_output: Any) -> Any:
+        # An idle engine is told of the last requests' end too, in a step without a forward pass.
+        if (capture := runner.redraft_capture) is not None:
+            capture.end(scheduler_output.finished_req_ids)
+        return update(runner, scheduler_output)
+
     runner_class.initialize_kv_cache = initialize_kv_cache  # type: ignore[attr-defined]
+    runner_class._update_states = _update_states  # type: ignore[attr-defined]
     runner_class._model_forward = _model_forward  # type: ignore[attr-defined]
     runner_class.keeps_hidden_states = True  # type: ignore[attr-defined]
 

@@ -5,7 +5,9 @@ At uncertain tokens, a vector that is fitted on the text so far is added to the 
 The method is `objective.py` (the correction) and `trigger.py` (when); `processor.py` runs it inside vLLM's workers.
 
 Deviations from the published code: one batch instead of one request, no second prefill at a trigger, and prompt and
-generated text stay token ids throughout. A continued call goes on with its text's entropies and its count.
+generated text stay token ids throughout. A continued call goes on with its text's entropies and its count. Texts are
+corrected up to a length that the server sets, for their whole batch waits. A bfloat16 head's distributions are rounded
+to bfloat16, where logits already are.
 """
 
 from collections.abc import Mapping

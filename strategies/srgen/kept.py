@@ -1,7 +1,7 @@
 """What corrections keep of a text for its next one, which has but a few positions more."""
 
 from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,9 @@ BLOCK_ROWS = 64
 class Kept:
     """A row [V] for each position of some texts, in blocks [rows_of(head), V] of the weight's dtype.
 
-    Rows are distributions without delta, rounded; projections where the head has a cap. Where there is no room for
-    more, those of the text that was corrected the longest ago go. A block once made stays for other texts: to be given
-    fresh memory by the system takes longer than what is computed into it.
+    Where there is no room for more, those of the text that was corrected the longest ago go. A block once made stays
+    for other texts, until there are none: to be given fresh memory by the system takes longer than what is computed
+    into it.
 
     Args:
         size: bytes that they may take.
@@ -36,37 +36,18 @@ class Kept:
         self._free: list[Tensor] = []
         self._made = 0
 
-    def batches(self, head: Head, lengths: Sequence[int]) -> Iterator[slice]:
-        """Parts of texts, given their lengths, that there is room for together; one text at least."""
-        begin, used = 0, 0
-        for end, length in enumerate(lengths):
-            blocks = _blocks(length, rows_of(head))
-            if end > begin and used + blocks > self._room(head):
-                yield slice(begin, end)
-                begin, used = end, 0
-            used += blocks
-        yield slice(begin, len(lengths))
-
-    def of(self, head: Head, name: Hashable, hidden: Tensor) -> Sequence[Tensor] | None:
-        """The rows of a text with hidden states [T, D]; None if there is no room for so many."""
-        length, rows = len(hidden), rows_of(head)
-        if _blocks(length, rows) > self._room(head):
-            return None
-        text = self._texts.setdefault(name, _Text([]))
-        self._texts.move_to_end(name)
-        while len(text.blocks) * rows < length:
-            text.blocks.append(self._block(head, rows))
-        for some in torch.split(hidden[text.length :], PROJECTED_ROWS):
-            projected = head.apply(some)
-            for place in _places(text.blocks, rows, text.length, text.length + len(some)):
-                place[:] = projected[: len(place)]
-                projected = projected[len(place) :]
-            text.length += len(some)
-        if head.soft_cap is None:
-            for place in _places(text.blocks, rows, text.distributions, length):
-                place[:] = head.softmax_(head.finish(place.to(head.dtype)))
-            text.distributions = max(text.distributions, length)
-        return list(_places(text.blocks, rows, 0, length))
+    def rows(self, head: Head, texts: Mapping[Hashable, Tensor]) -> dict[Hashable, Sequence[Tensor]]:
+        """The rows of all positions of some texts, given by their hidden states [T, D]: distributions where
+        `has_distributions`, else projections. Texts that there is no room for beside the others are missing.
+        """
+        for name in texts.keys() & self._texts.keys():
+            self._texts.move_to_end(name)
+        found: dict[Hashable, Sequence[Tensor]] = {}
+        for name, hidden in texts.items():
+            if self._has_room(head, name, len(hidden), texts):
+                self._fill(head, self._texts[name], hidden)
+                found[name] = list(_places(self._texts[name].blocks, rows_of(head), 0, len(hidden)))
+        return found
 
     def append(self, head: Head, name: Hashable, position: int, projected: Tensor) -> None:
         """The projection [V] at one more position of a text, if there is something kept for all positions before it."""
@@ -74,9 +55,9 @@ class Kept:
         if text is None or text.length != position:
             return
         if position == len(text.blocks) * rows:
-            if not self._free and self._made == self._room(head):
+            if not self._free and self._made >= self._room(head):
                 return  # What is kept of others is worth more: they have it all.
-            text.blocks.append(self._block(head, rows))
+            text.blocks.append(self._block(head))
         text.blocks[position // rows][position % rows] = projected
         text.length += 1
 
@@ -84,14 +65,43 @@ class Kept:
         """A text has ended, or nothing of it was kept."""
         if (text := self._texts.pop(name, None)) is not None:
             self._free += text.blocks
+        if not self._texts:
+            self._free, self._made = [], 0
 
-    def _block(self, head: Head, rows: int) -> Tensor:
-        while not self._free and self._made == self._room(head):
-            self.drop(next(iter(self._texts)))
+    def _has_room(self, head: Head, name: Hashable, length: int, others: Container[Hashable]) -> bool:
+        """Gives a text as many blocks as it needs, those of `others` left alone."""
+        needed = _blocks(length, rows_of(head))
+        if needed > self._room(head):
+            return False
+        text = self._texts.setdefault(name, _Text([]))
+        while len(text.blocks) < needed:
+            if not self._free and self._made >= self._room(head):
+                oldest = next((one for one in self._texts if one not in others), None)
+                self.drop(name if oldest is None else oldest)
+                if oldest is None:
+                    return False
+            else:
+                text.blocks.append(self._block(head))
+        return True
+
+    def _fill(self, head: Head, text: "_Text", hidden: Tensor) -> None:
+        rows = rows_of(head)
+        for some in torch.split(hidden[text.length :], PROJECTED_ROWS):
+            projected = head.apply(some)
+            for place in _places(text.blocks, rows, text.length, text.length + len(some)):
+                place[:] = projected[: len(place)]
+                projected = projected[len(place) :]
+            text.length += len(some)
+        if has_distributions(head):
+            for place in _places(text.blocks, rows, text.distributions, len(hidden)):
+                place[:] = head.softmax_(head.finish(place.to(head.dtype)))
+            text.distributions = max(text.distributions, len(hidden))
+
+    def _block(self, head: Head) -> Tensor:
         if self._free:
             return self._free.pop()
         self._made += 1
-        return torch.empty(rows, len(head.weight), dtype=head.weight.dtype, device=head.weight.device)
+        return torch.empty(rows_of(head), len(head.weight), dtype=head.weight.dtype, device=head.weight.device)
 
     def _room(self, head: Head) -> int:
         """In blocks."""
@@ -105,6 +115,13 @@ class _Text:
     """Positions with a row."""
     distributions: int = 0
     """Of them, those whose rows are distributions already."""
+
+
+def has_distributions(head: Head) -> bool:
+    """Whether rows are distributions without delta, which take less to shift: not where there is a cap, nor where they
+    would be less exact than projections are, with more bits, or lose what is unlikely, with float16's range.
+    """
+    return head.soft_cap is None and head.weight.dtype == torch.bfloat16
 
 
 def rows_of(head: Head) -> int:

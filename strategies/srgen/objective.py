@@ -13,11 +13,11 @@ a = W delta.
     d CE / d delta  = W^T (mean_t softmax(z_t + a) - mean_t onehot(y_t))
     d H / d delta   = W^T (-(p / tau) (log p + H)),    p = softmax((z + a) / tau)
 
-So a step takes one product with W and one with W^T, whatever the number of positions, and a pass over their
+So a step takes one product with W and one with W^T, whatever the number of positions, and a pass over the z_t; or over
 distributions without delta, p_t, as softmax(z_t + a) = e^a p_t / (p_t . e^a).
 
 What a text's next correction needs again is kept: the sum of its gradients at delta = 0, which every first step starts
-from, and, in a memory that all texts share, the p_t.
+from, and, in a bounded memory that all texts share, the z_t or p_t.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -27,10 +27,12 @@ import torch
 from torch import Tensor
 
 from strategies.srgen.head import Head
-from strategies.srgen.kept import PROJECTED_ROWS, Kept, rows_of
+from strategies.srgen.kept import PROJECTED_ROWS, Kept, has_distributions, rows_of
 
 BETAS, EPSILON, WEIGHT_DECAY = (0.9, 0.999), 1e-5, 1e-8
 """AdamW's, as published."""
+MOST_SHIFTED = 40.0
+"""Between two logits: beyond, a token that a distribution has as 0 may become likely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,11 @@ def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit, kept
     """
     steps = fit.steps.tolist()
     temperature, weight = fit.temperature[:, None], fit.entropy_weight[:, None]
-    crosses = [_CrossEntropy(head, past, kept if most > 1 else None) for past, most in zip(pasts, steps, strict=True)]
+    known = {
+        past.text: past.hidden for past, most in zip(pasts, steps, strict=True) if most > 1 and past.text is not None
+    }
+    rows = {} if kept is None else kept.rows(head, known)
+    crosses = [_CrossEntropy(head, past, rows.get(past.text)) for past in pasts]
     positions = projected.new_tensor([[len(past.hidden)] for past in pasts])
     nothing = projected.new_zeros(head.weight.shape[1])
     sums = torch.stack([nothing if past.sums is None else past.sums for past in pasts])
@@ -132,21 +138,24 @@ def correct(head: Head, projected: Tensor, pasts: Sequence[Past], fit: Fit, kept
 class _CrossEntropy:
     """The cross-entropy of one text, summed over positions, as a function of the shift a = W delta."""
 
-    def __init__(self, head: Head, past: Past, kept: Kept | None) -> None:
+    def __init__(self, head: Head, past: Past, rows: Sequence[Tensor] | None) -> None:
         self._head = head
         self._hidden = past.hidden
         local = past.labels - head.first_token
         inside = (local >= 0) & (local < len(head.weight))
         self._labels = torch.where(inside, local, 0)
         self._ones = inside.to(head.dtype)
-        self._rows = None if kept is None or past.text is None else kept.of(head, past.text, past.hidden)
+        self._rows = rows
 
     def gradient(self, shift: Tensor, begin: int) -> Tensor:
         """With respect to the shift, [V], summed over the positions from `begin` on."""
         if self._rows is None:
             return self._by_projections(self._projected(begin), shift, begin)
-        if self._head.soft_cap is not None:
+        if not has_distributions(self._head):
             return self._by_projections(_rest(self._rows, begin), shift, begin)
+        highest, lowest = self._head.shards.max(shift.amax()), -self._head.shards.max(-shift.amin())
+        if float(highest - lowest) * self._head.scale > MOST_SHIFTED:
+            return self._by_projections(self._projected(begin), shift, begin)
         return self._by_distributions(_rest(self._rows, begin), shift, begin)
 
     def _by_distributions(self, parts: Iterator[Tensor], shift: Tensor, begin: int) -> Tensor:

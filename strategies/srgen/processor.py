@@ -5,8 +5,7 @@ together, and their logits corrected for this one token. The KV cache is not tou
 """
 
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -24,7 +23,7 @@ from strategies.srgen.capture import Capture, ModelRunner, adapts_head, install
 from strategies.srgen.head import Head
 from strategies.srgen.kept import Kept
 from strategies.srgen.objective import Correction, Fit, Past, correct
-from strategies.srgen.request import SRGenParams, SRGenRequest
+from strategies.srgen.request import SRGenParams, SRGenRequest, most_positions
 from strategies.srgen.trigger import Trigger, entropies_of
 
 if TYPE_CHECKING:
@@ -34,10 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("vllm.redraft.srgen")
 
 Arguments: TypeAlias = Mapping[str, Any] | None
-POSITIONS_VARIABLE = "REDRAFT_SRGEN_POSITIONS"
-"""Environment variable with the most positions that a correction may be fitted on. All of a batch wait for it."""
-CPU_POSITIONS, GPU_POSITIONS = 2048, 32768
-
 GREEDY = 1e-5
 """Temperatures below are greedy in vLLM; entropies are then those of temperature 1."""
 
@@ -82,7 +77,7 @@ class Rows:
         self.texts = list(texts.values())
         self.numbers = np.fromiter(texts, np.int64, len(texts))
         self.boundaries = np.array([text.boundary for text in self.texts])
-        self.limits = np.array([text.scope_begin() + positions for text in self.texts])
+        self.limits = np.array([text.scope_begin() + text.request.most(positions) for text in self.texts])
         self.left = np.array([text.request.max_activations - text.activations for text in self.texts])
         self.pending = np.array([not text.entered for text in self.texts])
         self.places = torch.tensor([text.place for text in self.texts], device=device)
@@ -131,7 +126,7 @@ class SRGenProcessor(LogitsProcessor):
         self._device = device
         self._trigger = Trigger(vllm_config.scheduler_config.max_num_seqs, device)
         self._texts: dict[str, Text] = {}
-        self._positions = _positions(device)
+        self._positions = most_positions(device.type)
         self._rows = Rows({}, device, self._positions)
         self._changed = False
         self._due: Due | None = None
@@ -165,11 +160,9 @@ class SRGenProcessor(LogitsProcessor):
         rows = torch.tensor([activation.row for activation in activations], device=logits.device)
         before = logits[rows].argmax(-1)
         pasts = [_past(due.capture, activation) for activation in activations]
-        kept = due.capture.kept
-        for part in kept.batches(due.head, [len(past.hidden) for past in pasts]):
-            correction = _correct(due.head, due.projected[part], activations[part], pasts[part], kept)
-            logits[rows[part]] += correction.logits.to(logits.dtype)
-            self._report(activations[part], correction, before[part], logits[rows[part]].argmax(-1))
+        correction = _correct(due.head, due.projected, activations, pasts, due.capture.kept)
+        logits[rows] += correction.logits.to(logits.dtype)
+        self._report(activations, correction, before, logits[rows].argmax(-1))
         return logits
 
     def begin(self, capture: Capture) -> bool:
@@ -177,7 +170,7 @@ class SRGenProcessor(LogitsProcessor):
         self._due = None
         if self._changed:
             self._changed = False
-            self._rows = self._find_rows(capture)
+            self._rows = self._find_rows(capture.runner)
         return bool(self._rows.texts)
 
     def see(self, capture: Capture, head: Head, hidden: Tensor, logits: Tensor) -> None:
@@ -191,7 +184,8 @@ class SRGenProcessor(LogitsProcessor):
             rows.pending[i] = False
         for i in np.flatnonzero(sampled & (lengths > rows.limits) & (rows.left > 0)):
             rows.left[i], rows.texts[i].activations = 0, rows.texts[i].request.max_activations
-            reason = f"from here on there are more than {self._positions} positions, the server's bound"
+            most = rows.texts[i].request.most(self._positions)
+            reason = f"from here on there are more than {most} positions, the server's bound"
             self._tell(rows.texts[i].arguments, _unsupported(reason))
         watched = np.flatnonzero(sampled & (lengths > rows.boundaries) & (rows.left > 0))
         if not len(watched):
@@ -222,6 +216,15 @@ class SRGenProcessor(LogitsProcessor):
         # A copy, for masks are written into these logits.
         self._due = Due(capture, head, head.unfinish(logits[last], hidden[last]), activations)
 
+    def end(self, capture: Capture, names: Iterable[str]) -> None:
+        """Requests have ended, whichever way."""
+        for name in names:
+            if (text := self._texts.pop(name, None)) is not None:
+                self._trigger.leave(text.place)
+                capture.kept.drop(name)
+                if get_tp_group().rank_in_group == 0:
+                    logger.info("srgen: request %s has ended with %d activations", name, text.activations)
+
     def refuse(self, reason: str) -> None:
         """Nothing can be corrected in this engine: each request is told so."""
         logger.warning("srgen is off: %s", reason)
@@ -230,13 +233,7 @@ class SRGenProcessor(LogitsProcessor):
             self._tell(text.arguments, _unsupported(reason))
         self._texts, self._rows = {}, Rows({}, self._device, self._positions)
 
-    def _find_rows(self, capture: Capture) -> Rows:
-        runner = capture.runner
-        for name in self._texts.keys() - runner.requests.keys():
-            text = self._texts.pop(name)
-            self._trigger.leave(text.place)
-            capture.kept.drop(name)
-            logger.info("srgen: request %s has ended with %d activations", name, text.activations)
+    def _find_rows(self, runner: ModelRunner) -> Rows:
         batch, found = runner.input_batch, {}
         for row, name in enumerate(batch.req_ids[: batch.num_reqs]):
             if (known := self._texts.get(name) or self._begin(runner, row, name)) is not None:
@@ -305,11 +302,6 @@ class SRGenProcessor(LogitsProcessor):
             logger.warning("srgen: a request is not corrected: %s", report["reason"])
         if get_tp_group().rank_in_group == 0:
             self._reports.write(arguments, {"decoder": "srgen", **report})
-
-
-def _positions(device: torch.device) -> int:
-    chosen = os.environ.get(POSITIONS_VARIABLE)
-    return int(chosen) if chosen else CPU_POSITIONS if device.type == "cpu" else GPU_POSITIONS
 
 
 def _unsupported(reason: str) -> Report:

@@ -1,5 +1,6 @@
 """SRGen's parameters, and how they travel with a request into the engine."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -17,6 +18,11 @@ TEXT_ARGUMENT = f"{OWN_ARGUMENTS}srgen_text"
 
 MAX_WINDOW = 256
 
+POSITIONS_VARIABLE = "REDRAFT_SRGEN_POSITIONS"
+"""Environment variable with the most positions that a correction may be fitted on. All of a batch wait for it."""
+CPU_POSITIONS, GPU_POSITIONS = 2048, 32768
+PAPER_STEPS = 3
+
 ParamsT = TypeVar("ParamsT", bound=Params)
 
 
@@ -29,12 +35,16 @@ class SRGenParams(Params):
     min_std: float = Field(0.5, ge=0, le=100, description="Least standard deviation, in nats.")
     min_threshold: float = Field(1.8, ge=0, le=100, description="Least threshold, in nats.")
     entropy_weight: float = Field(0.05, ge=0, le=1, description="lambda, of the entropy against the cross-entropy.")
-    steps: int = Field(3, ge=1, le=10, description="AdamW's updates of a correction.")
+    steps: int = Field(PAPER_STEPS, ge=1, le=10, description="AdamW's updates of a correction.")
     learning_rate: float = Field(0.01, gt=0, le=0.1, description="AdamW's learning rate.")
     max_activations: int = Field(19, ge=1, le=1000, description="Corrected tokens of an answer at most.")
     scope: Literal["all", "generated"] = Field(
         "all", description="What the cross-entropy is taken over: prompt and answer, as published, or the answer alone."
     )
+
+    def most(self, positions: int) -> int:
+        """Of so many positions with the paper's steps, how many these steps may be taken over: each costs as much."""
+        return positions * PAPER_STEPS // max(self.steps, PAPER_STEPS)
 
 
 class SRGenText(Params):
@@ -80,3 +90,9 @@ def _parsed(model: type[ParamsT], name: str, value: Any) -> ParamsT:
         where = ".".join([name, *(str(part) for part in first["loc"])])
         known = ", ".join(model.model_fields)
         raise ValueError(f"{where}: {first['msg']}; parameters are: {known}") from None
+
+
+def most_positions(device: str) -> int:
+    """That a correction may be fitted on, with the paper's steps, on a type of device."""
+    chosen = os.environ.get(POSITIONS_VARIABLE)
+    return int(chosen) if chosen else CPU_POSITIONS if device == "cpu" else GPU_POSITIONS

@@ -192,6 +192,16 @@ def test_the_servers_own_arguments_are_not_the_clients(server: Server) -> None:
     assert response.json()["error"]["param"] == "vllm_xargs"
 
 
+def test_beams_are_refused(server: Server) -> None:
+    """VLLM would search without a correction, and say nothing."""
+    request = body(server, "srgen", {}, vllm_xargs={"srgen": "{}"}, use_beam_search=True, n=2)
+    del request["strategy"]
+    with server.http as http:
+        response = http.post(CHAT, json=request)
+    assert response.status_code == 400
+    assert "beam search" in response.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("strategy", "xargs", "param"),
     [

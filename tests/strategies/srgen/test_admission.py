@@ -12,9 +12,12 @@ from vllm.exceptions import VLLMValidationError
 from strategies.srgen import admission
 from strategies.srgen.admission import guard, refusal, register
 
+ANY = {"srgen": "{}"}
+
 
 def config_of(speculative: object = None, second_runner: bool = False) -> Any:
-    return SimpleNamespace(speculative_config=speculative, use_v2_model_runner=second_runner)
+    device = SimpleNamespace(device_type="cpu")
+    return SimpleNamespace(speculative_config=speculative, use_v2_model_runner=second_runner, device_config=device)
 
 
 def adapter(folder: Path, targets: list[str]) -> Any:
@@ -24,16 +27,42 @@ def adapter(folder: Path, targets: list[str]) -> Any:
 
 def test_what_is_corrected_is_let_in(tmp_path: Path) -> None:
     prompt = {"type": "token", "prompt_token_ids": [1]}
-    assert refusal(config_of(), prompt, None) is None
-    assert refusal(config_of(), "text", adapter(tmp_path, ["q_proj"])) is None
+    assert refusal(config_of(), prompt, None, ANY) is None
+    assert refusal(config_of(), "text", adapter(tmp_path, ["q_proj"]), ANY) is None
 
 
 def test_what_is_not_is_told_why(tmp_path: Path) -> None:
     prompt = {"type": "token", "prompt_token_ids": [1]}
-    assert "speculatively" in str(refusal(config_of(speculative=object()), prompt, None))
-    assert "VLLM_USE_V2_MODEL_RUNNER=0" in str(refusal(config_of(second_runner=True), prompt, None))
-    assert "embeddings" in str(refusal(config_of(), {"type": "embeds", "prompt_embeds": object()}, None))
-    assert "head" in str(refusal(config_of(), prompt, adapter(tmp_path, ["lm_head"])))
+    assert "speculatively" in str(refusal(config_of(speculative=object()), prompt, None, ANY))
+    assert "VLLM_USE_V2_MODEL_RUNNER=0" in str(refusal(config_of(second_runner=True), prompt, None, ANY))
+    assert "embeddings" in str(refusal(config_of(), {"type": "embeds", "prompt_embeds": object()}, None, ANY))
+    assert "head" in str(refusal(config_of(), prompt, adapter(tmp_path, ["lm_head"]), ANY))
+
+
+@pytest.mark.parametrize(
+    ("length", "params", "refused"),
+    [
+        (100, {}, False),
+        (101, {}, True),
+        (101, {"scope": "generated"}, False),
+        (101, {"steps": 1}, True),
+        (50, {"steps": 6}, False),
+        (51, {"steps": 6}, True),
+    ],
+)
+def test_prompts_that_are_too_long(
+    monkeypatch: pytest.MonkeyPatch, length: int, params: dict[str, Any], refused: bool
+) -> None:
+    monkeypatch.setenv("REDRAFT_SRGEN_POSITIONS", "100")
+    prompt, arguments = {"type": "token", "prompt_token_ids": [1] * length}, {"srgen": json.dumps(params)}
+    reason = refusal(config_of(), prompt, None, arguments)
+    assert (reason is not None and f"the prompt has {length} tokens" in reason) == refused
+    # Those of a strategy are told as they run: an earlier call may have an answer.
+    assert refusal(config_of(), prompt, None, arguments | {"redraft_reports": "x"}) is None
+
+
+def test_wrong_arguments_are_left_to_vllm() -> None:
+    assert refusal(config_of(), {"type": "token", "prompt_token_ids": [1]}, None, {"srgen": "nonsense"}) is None
 
 
 class InputProcessor:

@@ -1,5 +1,7 @@
 """Corrections that go on from what earlier ones have kept, against corrections that start anew."""
 
+import random
+import weakref
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -8,10 +10,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from strategies.srgen import kept as kept_module
+from strategies.srgen import objective
 from strategies.srgen.head import Head
 from strategies.srgen.kept import Kept
 from strategies.srgen.objective import Past, correct
 from tests.strategies.srgen.test_objective import VOCABULARY, fit_of, head_of, texts_of
+
+
+@pytest.fixture(params=[False, True], ids=["projections", "distributions"])
+def distributions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """What rows are, in double precision, where the two must agree."""
+    for module in (kept_module, objective):
+        monkeypatch.setattr(module, "has_distributions", lambda head: request.param and head.soft_cap is None)
+    return bool(request.param)
 
 
 class Growing:
@@ -32,7 +43,9 @@ class Growing:
 
 
 @pytest.mark.parametrize("soft_cap", [None, 3.0])
-def test_positions_are_projected_once(monkeypatch: pytest.MonkeyPatch, soft_cap: float | None) -> None:
+def test_positions_are_projected_once(
+    monkeypatch: pytest.MonkeyPatch, soft_cap: float | None, distributions: bool
+) -> None:
     monkeypatch.setattr(kept_module, "BLOCK_ROWS", 7)
     counting = CountingHead(head_of(torch.float64).weight, soft_cap=soft_cap)
     kept = Kept()
@@ -68,7 +81,7 @@ class CountingHead(Head):
         return vectors @ self.weight.T
 
 
-def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch, distributions: bool) -> None:
     monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
     head = head_of(torch.float64)
     kept = Kept(VOCABULARY * 8 * 4 * 6)  # six blocks
@@ -85,20 +98,60 @@ def test_where_there_is_no_room_the_oldest_go(monkeypatch: pytest.MonkeyPatch) -
     texts[1].check(20)
 
 
-def test_texts_that_fit_together_are_solved_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_solved_together_leave_each_other_alone(monkeypatch: pytest.MonkeyPatch, distributions: bool) -> None:
+    """Whatever was appended to them before, and whether or not there is room for all of them."""
     monkeypatch.setattr(kept_module, "BLOCK_ROWS", 4)
-    head = head_of(torch.float64)
-    kept = Kept(VOCABULARY * 8 * 4 * 6)
-    assert list(kept.batches(head, [4, 8, 9, 1, 99, 2, 2])) == [slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 7)]
-    assert list(kept.batches(head, [99])) == [slice(0, 1)]
-    last, pasts = texts_of(torch.float64, [4, 8, 9, 24])
-    named = [replace(past, text=i) for i, past in enumerate(pasts)]
-    for _ in range(2):
-        for part in (slice(0, 3), slice(3, 4)):
-            count = part.stop - part.start
-            found = correct(head, head.project(last[part]), named[part], fit_of(count, torch.float64), kept)
-            expected = correct(head, head.project(last[part]), pasts[part], fit_of(count, torch.float64))
-            assert torch.allclose(found.delta, expected.delta, rtol=0, atol=1e-12)
+    head, draw = head_of(torch.float64), random.Random(0)
+    kept = Kept(VOCABULARY * 8 * 4 * 10)  # ten blocks
+    last, pasts = texts_of(torch.float64, [70] * 6)
+    lengths, ages, crowded = [1] * 6, [0] * 6, 0
+    for _ in range(60):
+        part = sorted(draw.sample(range(6), draw.choice((1, 2, 3))))
+        for i in range(6):
+            # As in the engine: the current position's row is appended before the correction.
+            kept.append(head, (i, ages[i]), lengths[i], head.project(pasts[i].hidden[lengths[i] : lengths[i] + 1])[0])
+        cut = [Past(pasts[i].hidden[: lengths[i]], pasts[i].labels[: lengths[i]], text=(i, ages[i])) for i in part]
+        found = correct(head, head.project(last[part]), cut, fit_of(len(part), torch.float64), kept)
+        anew = [replace(past, text=None) for past in cut]
+        expected = correct(head, head.project(last[part]), anew, fit_of(len(part), torch.float64))
+        assert torch.allclose(found.delta, expected.delta, rtol=0, atol=1e-12)
+        crowded += sum(-(-lengths[i] // 4) for i in part) > 10
+        for i in range(6):
+            lengths[i] += draw.choice((1, 1, 4))
+            if lengths[i] > 60:
+                kept.drop((i, ages[i]))
+                lengths[i], ages[i] = draw.randrange(1, 20), ages[i] + 1
+    assert crowded > 5
+
+
+def test_all_is_given_back_when_no_text_is_left() -> None:
+    head, kept = head_of(torch.float64), Kept()
+    last, pasts = texts_of(torch.float64, [30, 40])
+    correct(
+        head,
+        head.project(last),
+        [replace(past, text=i) for i, past in enumerate(pasts)],
+        fit_of(2, torch.float64),
+        kept,
+    )
+    block = weakref.ref(kept.rows(head, {0: pasts[0].hidden})[0][0]._base)
+    kept.drop(0)
+    assert block() is not None
+    kept.drop(1)
+    assert block() is None
+
+
+def test_what_is_shifted_far_is_computed_from_projections() -> None:
+    """A token that a rounded distribution has as 0 may be all that is left of it."""
+    weight = torch.tensor([[120.0, 0], [0, 120], [0, 0]]).bfloat16()
+    head = Head(weight)
+    hidden = torch.tensor([[1.0, 0]]).bfloat16()  # The second token has e^-120, which is 0.
+    fit = fit_of(1, torch.float32, entropy_weight=[0.0], learning_rate=[0.5], steps=[4])
+    past = Past(hidden, torch.tensor([1]), text="a")
+    found = correct(head, head.project(hidden), [past], fit, Kept())
+    expected = correct(head, head.project(hidden), [replace(past, text=None)], fit)
+    assert found.delta.isfinite().all()
+    assert torch.allclose(found.delta, expected.delta)
 
 
 def test_rounded_distributions_do_no_harm() -> None:

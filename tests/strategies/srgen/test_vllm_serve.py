@@ -82,9 +82,20 @@ def test_the_log_counts_corrections(serve: Serve, model: Any) -> None:
     (prompt,) = prompts((25,), seed=23)
     expected = hf_srgen.generate(model, prompt, hf_srgen.Settings(**FORCED), TOKENS)
     serve.complete(prompt, vllm_xargs={"srgen": json.dumps(FORCED)}, request_id="count-me")
-    serve.complete(prompt)  # The end of a request is noticed in the next step.
     pattern = re.compile(rf"srgen: request \S*count-me\S* has ended with {len(expected.activations)} activations")
     wait_until(lambda: pattern.search(serve.log.read_text()) is not None, 5)
+    assert len(pattern.findall(serve.log.read_text())) == 1, "each shard says so"
+
+
+def test_a_prompt_that_is_too_long_is_a_400(serve: Serve) -> None:
+    (prompt,) = prompts((300,), seed=4)
+    # Of 2048 tokens with 3 steps, 614 with 10: too many with the answer, but not yet.
+    assert serve.complete(prompt, max_tokens=2, vllm_xargs={"srgen": '{"steps": 10}'}).status_code == 200
+    (prompt,) = prompts((700,), seed=4)
+    assert serve.complete(prompt, max_tokens=2).status_code == 200
+    response = serve.complete(prompt, max_tokens=2, vllm_xargs={"srgen": '{"steps": 10}'})
+    assert response.status_code == 400
+    assert "the prompt has 700 tokens" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("value", ['{"windw": 3}', "x", 1, ["{}"]])
