@@ -5,7 +5,7 @@ The engine computes prompts in parts of 32 tokens, and has so little room that i
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ import pytest
 import pytest_asyncio
 import torch
 from prometheus_client import REGISTRY
-from torch import Tensor
 
 from benchmarks import hf_srgen
 from server.settings import Settings
@@ -22,7 +21,7 @@ from strategies.engine import Generation, Prompt, Report, Sampling
 from strategies.session import Session
 from strategies.srgen import SRGen, SRGenParams
 from tests.engines import running_engine
-from tests.strategies.srgen.recorder import recorded
+from tests.strategies.srgen.recorder import recorded, recorded_deltas
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -46,6 +45,8 @@ TOLERANCE = 1e-5
 """Of the value, or in all where that is less than 1. Where nothing is corrected the engine's logits, of up to 8, differ
 by 5e-5 from Hugging Face's: another order of adding up.
 """
+DELTA_TOLERANCE = 1e-5 * FORCED["learning_rate"] / 0.01
+"""1e-5 at the paper's learning rate, which delta and its rounding are in proportion to."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -116,10 +117,13 @@ def assert_same(found: Sequence[Report], expected: Sequence[hf_srgen.Activation]
         assert report["token_after"] == int(activation.logits.argmax())
 
 
-def assert_same_logits(found: Mapping[int, Tensor], expected: Sequence[hf_srgen.Activation]) -> None:
+def assert_same_correction(path: Path, expected: Sequence[hf_srgen.Activation]) -> None:
+    """The vector itself, entry by entry, and the logits with it."""
+    logits, deltas = recorded(path), recorded_deltas(path)
     for activation in expected:
-        difference = (found[activation.position] - activation.logits).abs().max()
+        difference = (logits[activation.position] - activation.logits).abs().max()
         assert difference < TOLERANCE * activation.logits.abs().max()
+        assert (deltas[activation.position] - activation.delta).abs().max() < DELTA_TOLERANCE
 
 
 async def test_alone(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ async def test_alone(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
         found = await generate(engine, prompt, sampling_of(extra={"record": str(path)}))
         assert list(found.token_ids) == expected.tokens
         assert_same(found.reports, expected.activations)
-        assert_same_logits(recorded(path), expected.activations)
+        assert_same_correction(path, expected.activations)
         corrected += len(expected.activations)
     assert corrected > 10
 
@@ -157,7 +161,7 @@ async def test_eight_that_join_and_leave(engine: "AsyncLLM", model: Any, tmp_pat
         expected = hf_srgen.generate(model, prompt, hf_srgen.Settings(**FORCED), TOKENS - 5 * (i % 4))
         assert list(one.token_ids) == expected.tokens
         assert_same(one.reports, expected.activations)
-        assert_same_logits(recorded(tmp_path / str(i)), expected.activations)
+        assert_same_correction(tmp_path / str(i), expected.activations)
         changed += any(report["token_before"] != report["token_after"] for report in one.reports)
     assert changed  # Else the corrections would have corrected nothing.
     never = hf_srgen.Settings(warmup_threshold=100, min_threshold=100)
