@@ -45,6 +45,7 @@ class Settings:
     tokens: int = 256
     words: int = 30
     temperature: float = 0.7
+    calibration_waves: int = 3
     concurrency: tuple[int, ...] = (1, 8, 16)
     hf_answers: int = 3
     soak_requests: int = 500
@@ -97,16 +98,21 @@ async def wave(
 
 
 async def calibrate(settings: Settings, server: Server, progress: Progress) -> dict[str, float]:
-    """The threshold that about so many entropies of an answer exceed, by bisection."""
+    """The threshold that about so many entropies of an answer exceed, by bisection.
+
+    The same prompts at every threshold, several waves of them: answers differ much in how often they are uncertain.
+    """
     low, high = 0.5, 8.0
     task = progress.add_task("looking for the threshold", total=None)
-    draw = random.Random(settings.seed)
     for _ in range(8):
         threshold = (low + high) / 2
         more = arm(FORCED, at_threshold(threshold, settings.tokens))
-        found = (await wave(settings, server, max(settings.concurrency), draw, more))["activations"]
+        draw, counts = random.Random(settings.seed), []
+        for _ in range(settings.calibration_waves):
+            counts.append((await wave(settings, server, max(settings.concurrency), draw, more))["activations"])
+        found = sum(counts) / len(counts)
         progress.update(task, description=f"threshold {threshold:.2f}: {found:.1f} corrections an answer")
-        if abs(found - TARGET) < 1:
+        if abs(found - TARGET) < 0.5:
             break
         low, high = (threshold, high) if found > TARGET else (low, threshold)
     progress.remove_task(task)
@@ -242,7 +248,9 @@ def main(
     """Measures and writes the report."""
     settings = Settings(seed=seed, rounds=rounds)
     if quick:
-        settings = Settings(True, seed, 1, tokens=32, concurrency=(1, 4), hf_answers=1, soak_requests=40)
+        settings = Settings(
+            True, seed, 1, tokens=32, calibration_waves=1, concurrency=(1, 4), hf_answers=1, soak_requests=40
+        )
     folder = output / "quick" if quick else output
     journal = Journal.open(folder / "srgen.json", asdict(settings))
     model = servers.prepared_model()

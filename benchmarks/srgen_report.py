@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -58,8 +59,14 @@ def report(journal: Journal, shown: Mapping[str, Any], folder: Path) -> Path:
             )
     most = max(settings["concurrency"])
     aimed = ratios[f"{most} at once, {FORCED}"]
+    made = [entry["activations"] for entry in journal.under("speed", f"{most:02}", FORCED)]
     findings.append(
-        Finding(f"time with SRGen over without, {most} at once", aimed.value, OVERHEAD_AIM, (aimed.low, aimed.high))
+        Finding(
+            f"time with SRGen over without, {most} at once, {median(made):.1f} corrections an answer",
+            aimed.value,
+            OVERHEAD_AIM,
+            (aimed.low, aimed.high),
+        )
     )
     forced = [entry["tokens_per_second"] for entry in journal.under("speed", f"{most:02}", FORCED)]
     findings.append(
