@@ -101,7 +101,12 @@ class Call:
     @property
     def running(self) -> bool:
         """Whether a branch of it has not ended."""
-        return any(branch.running for branch in self._branches)
+        return self.running_branches > 0
+
+    @property
+    def running_branches(self) -> int:
+        """How many of them have not ended."""
+        return sum(branch.running for branch in self._branches)
 
     async def stop(self, branch: int | None = None) -> None:
         """Ends one branch, or all; the pieces that the engine has made until then still come."""

@@ -1,6 +1,6 @@
 """The Engine port: what a strategy may ask of an engine, in plain data. No vLLM here, and no HTTP."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, Self, TypeAlias
 
@@ -171,21 +171,25 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What a model makes of a continuation that it did not write, and what that took."""
+    """What a model makes of a continuation that it did not write."""
 
     logprobs: tuple[float, ...]
     """Of each of its tokens, in nats, at temperature 1."""
-    prompt_tokens: int
-    """Tokens that the engine was given, prompt and continuation."""
-    cached_tokens: int
-    """Of those, what the prefix cache served."""
-    completion_tokens: int
-    """Tokens that the engine generated all the same, and dropped."""
 
     @property
     def total(self) -> float:
         """Log-probability of the whole continuation in nats."""
         return sum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one request of the engine took."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Of those, what the prefix cache served."""
+    completion_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,10 @@ class Engine(Protocol):
         """Token ids of a text that stands inside a prompt or an answer: nothing is added at its ends."""
         ...
 
+    def added_token(self, text: str) -> int | None:
+        """The id of a token that was added to the vocabulary, special ones too; None if there is none of this text."""
+        ...
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a part of an answer, without special tokens."""
         ...
@@ -240,7 +248,16 @@ class Engine(Protocol):
         ...
 
     async def score(
-        self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Sequence[int]],
+        adapter: Any = None,
+        *,
+        on_cost: Callable[[Cost], None] = lambda cost: None,
     ) -> Sequence[Scored]:
-        """Log-probabilities of continuations of one token or more each, side by side over one shared prompt."""
+        """Log-probabilities of continuations of one token or more each, side by side over one shared prompt.
+
+        The engine generates one token at most for a continuation of one, and one more than it has for any other. What
+        its requests take is told as they end.
+        """
         ...

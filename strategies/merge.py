@@ -10,6 +10,7 @@ from strategies.base import Event, Thought
 from strategies.call import Call
 from strategies.engine import Generation
 from strategies.sampling import Role
+from strategies.session import Session
 
 T = TypeVar("T")
 
@@ -63,16 +64,25 @@ class Merge(Generic[T]):
 
 
 async def side_by_side(
-    call: Call, role: Role, go_on: Callable[[Generation], AsyncGenerator[Event, None]]
+    engine: Session, call: Call, role: Role, go_on: Callable[[Generation], AsyncGenerator[Event, None]]
 ) -> AsyncIterator[Event]:
-    """What the branches of a call say, as thoughts, and each one's further events: it goes on at once, by itself."""
+    """What the branches of a call say, as thoughts, and each one's further events: it goes on at once, by itself, with
+    its share of the budget.
+    """
     branches = Merge[Event]()
+
+    async def one(y: Generation) -> AsyncGenerator[Event, None]:
+        async with aclosing(go_on(y)) as events:
+            async for event in events:
+                yield event
+        engine.side_by_side -= 1
 
     async def begin() -> AsyncGenerator[Event, None]:
         async for piece in call:
+            engine.side_by_side = engine.side_by_side or len(call.results)
             yield Thought(piece.text, role, piece.branch)
             if piece.finish_reason is not None:
-                branches.add(go_on(call.results[piece.branch]))
+                branches.add(one(call.results[piece.branch]))
 
     branches.add(begin())
     async for event in branches:

@@ -13,6 +13,7 @@ from strategies.base import Answer, Event, Note
 from strategies.call import Call
 from strategies.engine import (
     Capabilities,
+    Cost,
     Engine,
     Generation,
     Message,
@@ -84,6 +85,8 @@ class Session:
         self.usage = Usage()
         self.kept = Generation()
         self.rounds = 0
+        self.side_by_side = 0
+        """Branches that go on by themselves: what is left of the budget is for all of them."""
         self.limit: Limit | None = None
         self.failures: list[Exception] = []
         """Errors that the engine, not the strategy, raised."""
@@ -116,6 +119,10 @@ class Session:
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text that stands inside a prompt or an answer."""
         return self.engine.encode(text)
+
+    def added_token(self, text: str) -> int | None:
+        """The id of a token that was added to the vocabulary, None if there is none of this text."""
+        return self.engine.added_token(text)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of a part of an answer, without special tokens."""
@@ -162,35 +169,39 @@ class Session:
     async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[Scored]:
         """Log-probabilities of continuations that the model did not write, side by side. Raises Exhausted.
 
-        It costs a completion token for each, and counts the prompt once, as a call of so many branches does.
+        It takes completion tokens of the budget, as `Engine.score` says, and counts the prompt once.
         """
-        count = len(continuations)
         self._require_time()
         if max(len(prompt) + len(tokens) for tokens in continuations) >= self.capabilities.max_model_len:
             raise self._exhausted("context")
+        most = sum(1 if len(tokens) == 1 else len(tokens) + 1 for tokens in continuations)
         if self._tokens_left is not None:
-            if self._tokens_left < count:
+            if self._tokens_left < most:
                 raise self._exhausted("budget")
-            self._tokens_left -= count
-        self.usage.calls += 1
-        self.usage.branches += count
+            self._tokens_left -= most
+        usage, spent, cached = self.usage, 0, list[int]()
+        usage.calls += 1
+
+        def count(cost: Cost) -> None:
+            nonlocal spent
+            spent += cost.completion_tokens
+            cached.append(cost.cached_tokens)
+            usage.branches += 1
+            usage.completion_tokens += cost.completion_tokens
+            usage.engine_prompt_tokens += cost.prompt_tokens
+            usage.engine_cached_tokens += cost.cached_tokens
+
         try:
-            scores = await self.bounded(self.engine.score(prompt, continuations, self._adapter))
+            return list(await self.bounded(self.engine.score(prompt, continuations, self._adapter, on_cost=count)))
         except Exhausted:
             raise
         except Exception as error:
             self.failures.append(error)
             raise
-        self._count_scores(prompt, scores)
-        return list(scores)
-
-    def _count_scores(self, prompt: Prompt, scores: Sequence[Scored]) -> None:
-        usage = self.usage
-        usage.completion_tokens += sum(score.completion_tokens for score in scores)
-        usage.engine_prompt_tokens += sum(score.prompt_tokens for score in scores)
-        usage.engine_cached_tokens += sum(score.cached_tokens for score in scores)
-        usage.prompt_tokens += len(prompt) + sum(len(score.logprobs) for score in scores)
-        usage.cached_tokens += min(score.cached_tokens for score in scores)
+        finally:
+            self.give_back(most - spent)
+            usage.prompt_tokens += len(prompt) + sum(map(len, continuations))
+            usage.cached_tokens += min(cached, default=0)
 
     async def bounded(self, work: Awaitable[T]) -> T:
         """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""
@@ -227,7 +238,9 @@ class Session:
             if self._tokens_left < 1:
                 raise self._exhausted("budget")
             samplings = samplings[: self._tokens_left]
-            share = self._tokens_left // len(samplings)
+            # Others have theirs reserved; of those that have not, this is one.
+            others = self.side_by_side - sum(call.running_branches for call in self._open)
+            share = max(self._tokens_left // max(len(samplings), others), 1)
         granted = []
         for sampling in samplings:
             tokens = min(sampling.max_tokens, room)

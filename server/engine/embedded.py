@@ -3,9 +3,9 @@
 import asyncio
 import copy
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from vllm.engine.protocol import EngineClient
@@ -20,6 +20,7 @@ from server.engine.reports import report_pipe
 from strategies.engine import (
     Capabilities,
     Capability,
+    Cost,
     FinishReason,
     Message,
     Piece,
@@ -177,6 +178,10 @@ class EmbeddedEngine:
         """By the model's tokenizer, without its special tokens around it."""
         return tuple(self._client.renderer.get_tokenizer().encode(text, add_special_tokens=False))
 
+    def added_token(self, text: str) -> int | None:
+        """By the model's tokenizer."""
+        return self._client.renderer.get_tokenizer().get_added_vocab().get(text)
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """By the model's tokenizer, special tokens left out."""
         return self._client.renderer.get_tokenizer().decode(token_ids, skip_special_tokens=True)
@@ -186,42 +191,32 @@ class EmbeddedEngine:
         return EmbeddedStream(self._client, prompt, sampling, adapter, self._options)
 
     async def score(
-        self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Sequence[int]],
+        adapter: Any = None,
+        *,
+        on_cost: Callable[[Cost], None] = lambda cost: None,
     ) -> Sequence[Scored]:
-        """Each continuation as a vLLM request of its own, by the log-probabilities that vLLM has for prompts."""
+        """First tokens as the engine samples them when it may sample nothing else, which leaves the prompt in the
+        prefix cache; those behind them by the log-probabilities that vLLM has for prompts, of which few are left to be
+        computed. Those of a cached part it does not have, so not of a first token that a block begins with.
+        """
+        scoring = _Scoring(self._ask, adapter, on_cost)
+        firsts = list(dict.fromkeys(continuation[0] for continuation in continuations))
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._score(prompt, tokens, adapter)) for tokens in continuations]
-        return [task.result() for task in tasks]
+            asked = {token: group.create_task(scoring.next_token(prompt, token)) for token in firsts}
+        async with asyncio.TaskGroup() as group:
+            rests = [group.create_task(scoring.rest(prompt, continuation)) for continuation in continuations]
+        return [
+            Scored((asked[continuation[0]].result(), *rest.result()))
+            for continuation, rest in zip(continuations, rests, strict=True)
+        ]
 
-    async def _score(self, prompt: Prompt, continuation: Sequence[int], adapter: Any) -> Scored:
-        scored, computed = await self._ask_for_score(prompt, continuation, adapter, read_cache=True)
-        if computed:
-            return scored
-        # Part of the continuation itself was cached, of which vLLM then has no log-probabilities.
-        again, _ = await self._ask_for_score(prompt, continuation, adapter, read_cache=False)
-        return replace(
-            again,
-            prompt_tokens=again.prompt_tokens + scored.prompt_tokens,
-            cached_tokens=again.cached_tokens + scored.cached_tokens,
-            completion_tokens=again.completion_tokens + scored.completion_tokens,
-        )
-
-    async def _ask_for_score(
-        self, prompt: Prompt, continuation: Sequence[int], adapter: Any, *, read_cache: bool
-    ) -> tuple[Scored, bool]:
-        """The score, and whether the model computed all of it for this call."""
-        whole, options = prompt + continuation, self._options
-        sampling = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            prompt_logprobs=0,
-            skip_reading_prefix_cache=not read_cache,
-            # What vLLM has for cached positions are no tokens, and have no text.
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+    async def _ask(self, prompt: Prompt, sampling: SamplingParams, adapter: Any) -> RequestOutput:
+        options = self._options
         outputs: Any = self._client.generate(
-            _engine_input(whole),
+            _engine_input(prompt),
             sampling,
             f"{options.request_id}-{uuid.uuid4().hex}",
             lora_request=adapter,
@@ -230,12 +225,52 @@ class EmbeddedEngine:
             session_id=options.session_id,
         )
         async with aclosing(outputs):
-            output = await anext(outputs)
-        cached = output.num_cached_tokens or 0
-        computed = cached < len(prompt)
-        entries = output.prompt_logprobs[len(prompt) :] if computed else ()
-        logprobs = tuple(entry[token].logprob for entry, token in zip(entries, continuation, strict=computed))
-        return Scored(logprobs, len(whole), cached, len(output.outputs[0].token_ids)), computed
+            output: RequestOutput = await anext(outputs)
+        return output
+
+
+class _Scoring:
+    """The requests of one score."""
+
+    def __init__(
+        self,
+        ask: Callable[[Prompt, SamplingParams, Any], Awaitable[RequestOutput]],
+        adapter: Any,
+        on_cost: Callable[[Cost], None],
+    ) -> None:
+        self._ask_engine = ask
+        self._adapter = adapter
+        self._on_cost = on_cost
+
+    async def next_token(self, prompt: Prompt, token: int) -> float:
+        """The log-probability of one token behind a prompt. VLLM's are those before it keeps to the allowed ones."""
+        completion = (await self._ask(prompt, allowed_token_ids=[token], logprobs=0)).outputs[0]
+        assert completion.logprobs is not None
+        return completion.logprobs[0][token].logprob
+
+    async def rest(self, prompt: Prompt, continuation: Sequence[int]) -> list[float]:
+        """The log-probabilities of a continuation's tokens but the first."""
+        if len(continuation) == 1:
+            return []
+        # Reading the prefix cache is off by default here. What vLLM has for cached positions are no tokens.
+        output = await self._ask(prompt + continuation, prompt_logprobs=0, skip_reading_prefix_cache=False)
+        cached = max((output.num_cached_tokens or 0) - len(prompt), 0)
+        async with asyncio.TaskGroup() as group:
+            missing = [
+                group.create_task(self.next_token(prompt + continuation[:i], continuation[i]))
+                for i in range(1, cached + 1)
+            ]
+        entries = output.prompt_logprobs[len(prompt) + 1 + cached :] if output.prompt_logprobs else []
+        known = zip(entries, continuation[1 + cached :], strict=True)
+        return [one.result() for one in missing] + [entry[token].logprob for entry, token in known if entry]
+
+    async def _ask(self, prompt: Prompt, **sampling: Any) -> RequestOutput:
+        params = SamplingParams(
+            max_tokens=1, temperature=0.0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, **sampling
+        )
+        output = await self._ask_engine(prompt, params, self._adapter)
+        self._on_cost(Cost(len(prompt), output.num_cached_tokens or 0, len(output.outputs[0].token_ids)))
+        return output
 
 
 class EmbeddedStream:

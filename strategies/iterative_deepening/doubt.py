@@ -1,14 +1,18 @@
 """Where the sentence that doubts an answer goes."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import replace
 
 from strategies.engine import Generation
 from strategies.session import Session
 
+UNFINISHED = "\ufffd"
+"""What a part of a character decodes to."""
+
 
 class Doubt:
-    """Puts a sentence behind an answer, or before the end of the thought in it.
+    """Puts a sentence behind a growing answer, or before the end of the thought in it.
 
     Args:
         trigger: the sentence.
@@ -20,30 +24,62 @@ class Doubt:
         self.token_ids = engine.encode(trigger)
         self._trigger = trigger
         self._engine = engine
-        self._think_end = engine.encode(think_end)
+        self._think_end = think_end
+        self._think_end_ids = engine.encode(think_end)
+        self._ours: set[int] = set()
+        """Positions in the answer of tokens that this wrote."""
 
     def cast(self, y: Generation) -> Generation:
         """The answer with the sentence, to be gone on with."""
-        return self._open(y).with_given(self._trigger, self.token_ids)
+        opened = self._open(y)
+        length = len(opened.token_ids)
+        self._ours = {position for position in self._ours if position < length}
+        opened = replace(opened, given=len(self._ours))
+        self._ours |= set(range(length, length + len(self.token_ids)))
+        return opened.with_given(self._trigger, self.token_ids)
 
     def _open(self, y: Generation) -> Generation:
-        """The answer without what comes after a thought, and without the token that ended it."""
-        end = find(y.token_ids, self._think_end)
-        if end is not None:
-            return self._cut(y, end)
-        ended = y.complete and not isinstance(y.stop_reason, str)
-        return replace(self._cut(y, len(y.token_ids) - 1), text=y.text) if ended and y.token_ids else y
+        """The answer without what comes after a thought, without the token that ended it, and in whole characters."""
+        if (end := self._end_of_thought(y)) is not None:
+            return replace(self._cut(y, end), text=self._engine.decode(y.token_ids[:end]))
+        if y.complete:
+            at_token = not isinstance(y.stop_reason, str) and bool(y.token_ids)
+            return self._cut(y, len(y.token_ids) - 1) if at_token else y
+        length = len(y.token_ids)
+        # Four bytes at most, and a token has one at least. The text is without it already.
+        while length > len(y.token_ids) - 3 and self._engine.decode(y.token_ids[:length]).endswith(UNFINISHED):
+            length -= 1
+        return self._cut(y, length) if not y.text.endswith(UNFINISHED) else y
+
+    def _end_of_thought(self, y: Generation) -> int | None:
+        """How many tokens stand before the first end of a thought that the model wrote."""
+        return next((start for start, end in self._ends(y) if self._ours.isdisjoint(range(start, end))), None)
+
+    def _ends(self, y: Generation) -> Iterator[tuple[int, int]]:
+        """Tokens that end a thought: the first one's position, and the position after the last one."""
+        if len(self._think_end_ids) == 1:
+            for position, token in enumerate(y.token_ids):
+                if token == self._think_end_ids[0]:
+                    yield position, position + 1
+            return
+        # In parts, and those depend on what stands before it: only the text tells.
+        text = self._engine.decode(y.token_ids)
+        start = text.find(self._think_end)
+        while start >= 0:
+            end = start + len(self._think_end)
+            yield self._tokens_up_to(y, start), self._tokens_up_to(y, end - 1) + 1
+            start = text.find(self._think_end, end)
+
+    def _tokens_up_to(self, y: Generation, characters: int) -> int:
+        """The most tokens that make no more characters than these."""
+        lengths = range(len(y.token_ids) + 1)
+        return bisect_right(lengths, characters, key=lambda n: len(self._engine.decode(y.token_ids[:n]))) - 1
 
     def _cut(self, y: Generation, length: int) -> Generation:
+        """The first tokens, with what decoders did to them."""
         return replace(
             y,
-            text=self._engine.decode(y.token_ids[:length]),
             token_ids=y.token_ids[:length],
             logprobs=None if y.logprobs is None else y.logprobs[:length],
+            reports=tuple(report for report in y.reports if report.get("position", 0) < length),
         )
-
-
-def find(tokens: Sequence[int], wanted: Sequence[int]) -> int | None:
-    """Where a series of tokens first stands; None if nowhere."""
-    starts = range(len(tokens) - len(wanted) + 1)
-    return next((i for i in starts if tuple(tokens[i : i + len(wanted)]) == tuple(wanted)), None)

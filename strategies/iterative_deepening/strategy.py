@@ -1,23 +1,28 @@
 """Iterative-deepening sampling (arXiv 2502.05449).
 
     y = "", T = first budget
-    until y is accepted, the rounds are used up, or y is as long as it may be:
+    until y is accepted, the rounds are used up, or T is all that y may be:
         y += what the model says after it, to T tokens in all
         y += a sentence that has the model doubt it
         T *= growth
     n such answers side by side; the answer is the one that most agree on, or that a scorer likes best
 
 The paper leaves open the first budget, the sentence, n, and whether an answer that ended by itself is doubted too:
-those are parameters. The last round goes on to the answer's own end, for an answer cut at a budget would be none.
+those are parameters. The last round goes on to the answer's own end, for an answer cut at a budget would be none. T
+grows on where it would leave no room behind the sentence.
 
-Where the model thinks in tags, the sentence stands before the end of the thought, and what came after that is dropped.
-An answer that ended at one of the client's stop strings is always accepted. Penalties count the tokens of a round.
+Where the model thinks in tags, the sentence stands before the end of the thought, and what came after that is dropped:
+a round then makes up to T tokens anew, all rounds together no more than the sum of their budgets. An answer that ended
+at one of the client's stop strings is always accepted. Penalties count the tokens of a round.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
+from typing import Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from typing_extensions import override
 
 from strategies.answers import AnswerKind
@@ -61,12 +66,19 @@ class IterativeDeepeningParams(Params):
     def _known(cls, name: str) -> str:
         return name if name == VOTE else require_scorer(name)
 
-    def budget(self, length: int, most: int) -> int:
-        """The first budget of the series that is above so many tokens, or the most that there may be."""
-        budget = float(self.first_budget)
-        while int(budget) <= length and budget < most:
-            budget *= self.growth
-        return min(int(budget), most)
+    @model_validator(mode="after")
+    def _doubts_a_thought_within(self) -> Self:
+        if self.think_end in self.trigger:
+            raise ValueError("the trigger holds think_end, so it would end the thought that it stands in")
+        return self
+
+    def grown(self, budget: float, length: int) -> float:
+        """T after one round, or as many as it takes to leave room behind so many tokens."""
+        budget *= self.growth
+        if budget < length + 1:
+            # At once: growth may be so small that it takes more rounds than there is time to count.
+            budget *= self.growth ** math.ceil(math.log((length + 1) / budget) / math.log(self.growth))
+        return max(budget, length + 1)
 
 
 class IterativeDeepening(Strategy):
@@ -88,13 +100,19 @@ class IterativeDeepening(Strategy):
                 "tool_choice",
                 "response_format",
             )
+        if inside := [stop for stop in task.sampling.stop if stop in self.params.trigger]:
+            raise InvalidTask(
+                f"the trigger of iterative_deepening holds the stop string {inside[0]!r}; choose another trigger",
+                "stop",
+            )
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
         grown: dict[int, Generation] = {}
-        samplings = [self._sampling(task, 0, Generation(branch=i)) for i in range(self.params.samples)]
-        first = engine.sample(task.prompt, samplings, role="attempt")
-        async for event in side_by_side(first, "attempt", lambda y: self._deepen(task, engine, y, grown)):
+        first = self._first(task)
+        samplings = [self._sampling(task, engine, 0, Generation(branch=i), first) for i in range(self.params.samples)]
+        call = engine.sample(task.prompt, samplings, role="attempt")
+        async for event in side_by_side(engine, call, "attempt", lambda y: self._deepen(task, engine, y, grown)):
             yield event
         results = [grown[branch] for branch in sorted(grown)]
         if self.params.aggregate == VOTE:
@@ -115,64 +133,82 @@ class IterativeDeepening(Strategy):
         self, task: Task, engine: Session, y: Generation, grown: dict[int, Generation]
     ) -> AsyncGenerator[Event, None]:
         """All further rounds of one answer."""
-        p, branch = self.params, y.branch
-        doubt = Doubt(p.trigger, engine, p.think_end)
-        round = 0
+        p, branch, most = self.params, y.branch, task.sampling.max_tokens
+        doubt, round = Doubt(p.trigger, engine, p.think_end), 0
+        budget, end = float(p.first_budget), self._first(task)
         while True:
-            grown[branch] = y
+            if y.complete or branch not in grown or not grown[branch].complete:
+                grown[branch] = y  # A complete answer stays the answer until there is another.
             engine.keep(_best(grown))
-            if y.finish_reason == "abort" or len(y.token_ids) >= task.sampling.max_tokens:
-                return
             if y.complete and (not p.reopen_finished or y.stop_reason in task.sampling.stop):
                 return
-            doubted = doubt.cast(y) if round < p.max_rounds else y
-            if len(doubted.token_ids) < task.sampling.max_tokens and doubted is not y:
-                round += 1
-                engine.rounds = max(engine.rounds, round)
-                data = {
-                    "round": round,
-                    "tokens": len(y.token_ids),
-                    "dropped": len(y.token_ids) + len(doubt.token_ids) - len(doubted.token_ids),
-                    "finished": y.complete,
-                }
-                yield Note("trigger", f"doubted after {len(y.token_ids)} tokens", data, branch=branch, role="attempt")
-                yield Thought(p.trigger, "attempt", branch)
-            elif y.complete:
+            if not y.complete and (y.finish_reason == "abort" or len(y.token_ids) < end):
+                return  # It ended at a limit, not at its budget.
+            doubted = doubt.cast(y) if round < p.max_rounds and end < most else None
+            if doubted is not None and len(doubted.token_ids) < most:
+                budget = p.grown(budget, len(doubted.token_ids))
+                end = most if round + 1 == p.max_rounds else min(int(budget), most)
+            elif y.complete or end == most:
                 return
             else:
-                doubted = y
+                doubted, end = None, most
+            round += 1
+            before = doubted or y
             call = engine.call(
-                task.prompt + doubted.token_ids,
-                self._sampling(task, round, doubted),
+                task.prompt + before.token_ids,
+                self._sampling(task, engine, round, before, end),
                 role="attempt",
                 branch=branch,
-                continues=doubted,
+                continues=before,
             )
+            announced = doubted is None
             try:
                 async for piece in call:
+                    if doubted is not None and not announced:
+                        announced = True
+                        engine.rounds = max(engine.rounds, round)
+                        recomputed = len(task.prompt) + len(doubted.token_ids) - piece.cached_tokens
+                        yield self._trigger(round, y, doubted, recomputed, doubt)
+                        yield Thought(p.trigger, "attempt", branch)
                     yield Thought(piece.text, "attempt", branch)
             except Exhausted:
-                # The others may have what this one lacks.
-                return
-            y = doubted + call.result
+                return  # The others may have what this one lacks.
+            seen = len(before.text) - (len(p.trigger) if doubted is not None else 0)
+            y = _stopped(before + call.result, seen, task.sampling)
 
-    def _sampling(self, task: Task, round: int, y: Generation) -> Sampling:
-        """Of the call that continues an answer to its next budget; to its end if it is doubted no more."""
-        length, most = len(y.token_ids), task.sampling.max_tokens
-        budget = self.params.budget(length, most) if round < self.params.max_rounds else most
+    def _trigger(self, round: int, y: Generation, doubted: Generation, recomputed: int, doubt: Doubt) -> Note:
+        length = len(y.token_ids)
+        data = {
+            "round": round,
+            "tokens": length,
+            "dropped": length + len(doubt.token_ids) - len(doubted.token_ids),
+            "finished": y.complete,
+            "recomputed": recomputed,
+        }
+        return Note("trigger", f"doubted after {length} tokens", data, y.branch, "attempt")
+
+    def _first(self, task: Task) -> int:
+        """Tokens of the first round."""
+        most = task.sampling.max_tokens
+        return min(self.params.first_budget, most) if self.params.max_rounds else most
+
+    def _sampling(self, task: Task, engine: Session, round: int, y: Generation, end: int) -> Sampling:
+        """Of the call that makes an answer so many tokens long."""
+        length = len(y.token_ids)
         return task.sampling_for(
             "attempt",
             round=round,
             branch=y.branch,
-            max_tokens=budget - length,
-            min_tokens=min(max(task.sampling.min_tokens - length, 0), budget - length),
-            logprobs=self._logprobs(task),
+            max_tokens=end - length,
+            min_tokens=min(max(task.sampling.min_tokens - length, 0), end - length),
+            logprobs=self._logprobs(task, engine),
         )
 
-    def _logprobs(self, task: Task) -> int | None:
+    def _logprobs(self, task: Task, engine: Session) -> int | None:
         if self.params.aggregate == VOTE:
             return task.sampling.logprobs
-        return max(scorer_of(self.params.aggregate).likeliest, task.sampling.logprobs or 0)
+        seen = min(scorer_of(self.params.aggregate).likeliest, engine.capabilities.max_logprobs)
+        return max(seen, task.sampling.logprobs or 0)
 
     async def _score(self, y: Generation, engine: Session) -> float:
         """The mean over the model's own tokens."""
@@ -185,6 +221,20 @@ class IterativeDeepening(Strategy):
                 total += scorer.token(logprobs, token, engine.capabilities.vocab_size)
                 count += 1
         return total / max(count, 1)
+
+
+def _stopped(y: Generation, seen: int, sampling: Sampling) -> Generation:
+    """The answer up to a stop string that does not stand in one call's text alone: it begins in what was there before,
+    `seen` characters, or in the sentence behind that.
+    """
+    if len(y.token_ids) <= sampling.min_tokens:
+        return y
+    found = [(y.text.find(stop, max(seen - len(stop) + 1, 0)), stop) for stop in sampling.stop]
+    position, stop = min(((at, stop) for at, stop in found if at >= 0), default=(-1, ""))
+    if position < 0:
+        return y
+    end = position + len(stop) * sampling.include_stop_str_in_output
+    return replace(y, text=y.text[:end], finish_reason="stop", stop_reason=stop)
 
 
 def _best(grown: dict[int, Generation]) -> Generation:

@@ -6,7 +6,7 @@
 
 The checkpoint must have been trained to say the token; `mode = prompted` asks any chat model in words instead, which is
 an approximation. The answer is the last attempt alone: those before it are thoughts. An attempt that was cut is not
-verified, and its confidence is 0.
+verified, and counts only where a sample has no other; its confidence is 0.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -69,11 +69,22 @@ class Revise(Strategy):
         require_samples_differ(task, p.samples)
         if p.mode == "prompted" and task.continues:
             raise InvalidTask("mode prompted cannot continue an assistant message", "continue_final_message")
-        if p.mode == "trained" and len(engine.encode(p.token)) != 1:
+        if p.mode == "prompted":
+            return
+        token = engine.added_token(p.token)
+        if token is None or token in engine.capabilities.end_tokens:
             raise InvalidTask(
-                f"this model has no token {p.token!r}, so it was not trained for revise. Serve a checkpoint that was, "
-                "name its token in the parameter 'token', or ask with mode 'prompted', an approximation.",
+                f"this model has no token {p.token!r} of its own, so it was not trained for revise. Train it to say "
+                "one where an attempt of its own is wrong and to go on with a right one (arXiv:2502.14565), serve that "
+                "checkpoint, and name its token in the parameter 'token'; or ask with mode 'prompted', an "
+                "approximation.",
                 "strategy",
+            )
+        if task.sampling.grammar is not None:
+            raise InvalidTask(
+                "no grammar allows the token with which revise thinks again; ask without response_format and "
+                "tool_choice",
+                "response_format",
             )
 
     @override
@@ -83,7 +94,7 @@ class Revise(Strategy):
         first = engine.sample(
             task.prompt, [self._sampling(task, engine, 0, i) for i in range(p.samples)], role="attempt"
         )
-        async for event in side_by_side(first, "attempt", lambda y: self._go_on(task, engine, y, latest)):
+        async for event in side_by_side(engine, first, "attempt", lambda y: self._go_on(task, engine, y, latest)):
             yield event
         attempts = [latest[branch] for branch in sorted(latest)]
         vote = Vote(p.answer)
@@ -102,14 +113,20 @@ class Revise(Strategy):
         branch, verifier = y.branch, self._verifier(task, engine)
         try:
             for round in range(self.params.rounds + 1):
-                latest[branch] = Attempt(y, 0.0)
+                if y.complete or branch not in latest:
+                    latest[branch] = Attempt(y, 0.0)
                 engine.keep(_surest(latest))
                 if not y.complete:
                     return
                 verdict = await verifier.verify(y)
                 latest[branch] = Attempt(y, verdict.confidence)
                 engine.keep(_surest(latest))
-                data = {"round": round, "confidence": verdict.confidence, "refine": verdict.refine}
+                data = {
+                    "round": round,
+                    "confidence": verdict.confidence,
+                    "refine": verdict.refine,
+                    "mass": verdict.mass,
+                }
                 text = f"attempt {round}: confidence {verdict.confidence:.3f}"
                 yield Note("verified", text, data, branch=branch, role="attempt")
                 if not verdict.refine or round == self.params.rounds:
@@ -144,7 +161,8 @@ class Revise(Strategy):
         return replace(sampling, stop_token_ids=(*sampling.stop_token_ids, self._token(engine)))
 
     def _token(self, engine: Session) -> int:
-        (token,) = engine.encode(self.params.token)
+        token = engine.added_token(self.params.token)
+        assert token is not None  # `check` says so.
         return token
 
 

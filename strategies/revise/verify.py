@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from strategies.base import Task
-from strategies.engine import Generation, Message, Prompt
+from strategies.engine import Generation, Message, Prompt, Scored
 from strategies.session import Session
 
 Confidence = Literal["end", "ratio"]
@@ -24,6 +24,20 @@ class Verdict:
     """0 to 1."""
     refine: bool
     """Whether it wants another attempt."""
+    mass: float
+    """The probability of all the tokens that it was read from."""
+
+    @classmethod
+    def of(
+        cls, good: Sequence[Scored], bad: Sequence[Scored], confidence: Confidence, refine: bool | None
+    ) -> "Verdict":
+        """From the log-probabilities of what speaks for an attempt and against it; `refine` None: if less than half is
+        for it. What is no number counts as impossible.
+        """
+        p, q = (sum(math.exp(one.total) for one in side if not math.isnan(one.total)) for side in (good, bad))
+        share = p / (p + q) if p + q > 0 else 0.0
+        chosen = p if confidence == "end" else share
+        return cls(min(chosen, 1.0), p < q if refine is None else refine, min(p + q, 1.0))
 
 
 class Verifier(Protocol):
@@ -65,9 +79,7 @@ class ByToken:
         scores = await self._engine.score(
             self._task.prompt + self._text.token_ids, [(token,) for token in (*ends, self._refine)]
         )
-        *end, refine = (math.exp(score.total) for score in scores)
-        confidence = sum(end) / (sum(end) + refine) if self._confidence == "ratio" else sum(end)
-        return Verdict(min(confidence, 1.0), attempt.stop_reason == self._refine)
+        return Verdict.of(scores[:-1], scores[-1:], self._confidence, attempt.stop_reason == self._refine)
 
     async def again(self) -> tuple[Prompt, Generation | None]:
         """The text so far, and the token."""
@@ -79,7 +91,9 @@ class ByToken:
 class ByQuestion:
     """An approximation for models that were not trained for it: they are asked, as a user would.
 
-    The confidence is P(Yes) / (P(Yes) + P(No)) of the first token of the reply.
+    The confidence is P(Yes) / (P(Yes) + P(No)) of the first token of the reply, in any case, with or without a space
+    before it. Where both together are unlikely, the reply is another, and the confidence says little: the verdict's
+    mass tells.
 
     Args:
         task: the request.
@@ -95,10 +109,15 @@ class ByQuestion:
         """By the probabilities of the two replies."""
         self._talk += [{"role": "assistant", "content": attempt.text}, {"role": "user", "content": QUESTION}]
         prompt = await self._engine.render(self._talk)
-        replies: Sequence[tuple[int, ...]] = [self._engine.encode(word)[:1] for word in (YES, NO)]
-        yes, no = (math.exp(score.total) for score in await self._engine.score(prompt, replies))
-        confidence = yes / (yes + no) if yes + no > 0 else 0.0
-        return Verdict(confidence, confidence < 0.5)
+        yes, no = self._first_tokens(YES), self._first_tokens(NO)
+        scores = await self._engine.score(prompt, [(token,) for token in (*yes, *no)])
+        return Verdict.of(scores[: len(yes)], scores[len(yes) :], "ratio", None)
+
+    def _first_tokens(self, word: str) -> list[int]:
+        """Of all ways to write a word, each token once."""
+        cases = (word, word.lower(), word.upper())
+        written = [before + case for before in ("", " ") for case in cases]
+        return list(dict.fromkeys(self._engine.encode(one)[0] for one in written))
 
     async def again(self) -> tuple[Prompt, Generation | None]:
         """The conversation so far, and the request to think again."""

@@ -75,34 +75,29 @@ def test_a_thought_is_doubted_before_its_end(server: Server) -> None:
     text = plain.choices[0].message.content or ""
     thought, end, rest = text.partition(".")
     assert thought and end and rest
-    answer = ask(server, "iterative_deepening", deepening(think_end=".", max_rounds=1), ignore_eos=True)
-    (trigger,) = notes_of(answer, "trigger")
-    assert answer["choices"][0]["message"]["content"].startswith(thought + TRIGGER)
+    trigger = "\n\nWait, no\n\n"
+    answer = ask(
+        server, "iterative_deepening", deepening(think_end=".", trigger=trigger, max_rounds=1), ignore_eos=True
+    )
+    (note,) = notes_of(answer, "trigger")
+    assert answer["choices"][0]["message"]["content"].startswith(thought + trigger)
     tokenizer = hugging_face()[1]
-    assert trigger["dropped"] == 40 - len(tokenizer.encode(thought))
+    assert note["dropped"] == 40 - len(tokenizer.encode(thought))
     # As long as before, with the sentence; what was dropped is made anew.
-    assert answer["usage"]["completion_tokens"] == 96 + trigger["dropped"] - len(tokenizer.encode(TRIGGER))
+    assert answer["usage"]["completion_tokens"] == 96 + note["dropped"] - len(tokenizer.encode(trigger))
 
 
 def test_a_round_computes_no_more_than_trigger_and_a_block(server: Server) -> None:
-    """All else of its prompt comes from the prefix cache."""
-    first = ask(server, "iterative_deepening", deepening(max_rounds=0), ignore_eos=True, max_tokens=400)
-    rounds = 3
-    answer = ask(
-        server,
-        "iterative_deepening",
-        deepening(max_rounds=rounds, first_budget=50),
-        ignore_eos=True,
-        max_tokens=400,
-    )
-    assert len(notes_of(answer, "trigger")) == rounds
-
-    def computed(one: dict[str, Any]) -> int:
-        engine: dict[str, int] = one["strategy"]["engine"]
-        return engine["prompt_tokens"] - engine["cached_tokens"]
-
-    trigger = len(hugging_face()[1].encode(TRIGGER))
-    assert computed(answer) - computed(first) <= rounds * (BLOCK + trigger)
+    """All else of its prompt comes from the prefix cache: of each round of each sample."""
+    params = deepening(max_rounds=3, first_budget=50, samples=3)
+    answer = ask(server, "iterative_deepening", params, ignore_eos=True, max_tokens=400, temperature=0.8, seed=1)
+    triggers = notes_of(answer, "trigger")
+    assert sorted((note["branch"], note["round"]) for note in triggers) == [(i, r) for i in range(3) for r in (1, 2, 3)]
+    most = len(hugging_face()[1].encode(TRIGGER)) + BLOCK
+    assert all(0 < note["recomputed"] <= most for note in triggers)
+    engine = answer["strategy"]["engine"]
+    prompt = engine["prompt_tokens"] - engine["cached_tokens"] - sum(note["recomputed"] for note in triggers)
+    assert prompt <= 3 * 2 * BLOCK  # What the samples have in common is computed once.
 
 
 def test_samples_are_aggregated(server: Server) -> None:
@@ -179,9 +174,44 @@ def test_confidence_is_the_probability_of_the_end(server: Server) -> None:
     assert not verified["refine"]
 
 
-def test_a_checkpoint_without_the_token(server: Server) -> None:
+@pytest.mark.parametrize("token", ["<|refine|>", " apples", "<|im_end|>", "<unknown>"])
+def test_a_checkpoint_without_the_token(server: Server, token: str) -> None:
+    """A word is no token of its own, nor is what ends every answer."""
     with pytest.raises(openai.BadRequestError, match=r"trained for revise.*prompted"):
-        ask(server, "revise", {})
+        ask(server, "revise", {"token": token})
+
+
+def test_a_grammar_is_refused_by_trained_models(server: Server) -> None:
+    with pytest.raises(openai.BadRequestError, match="response_format"):
+        ask(server, "revise", {"token": "<file_sep>"}, response_format={"type": "json_object"})
+
+
+def test_the_least_growth_holds_nobody_up(server: Server) -> None:
+    params = deepening(growth=math.nextafter(1, 2), first_budget=1)
+    answer = ask(server, "iterative_deepening", params, ignore_eos=True)
+    assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_stop_string_over_two_rounds(server: Server) -> None:
+    plain = server.client.chat.completions.create(
+        model=server.model, messages=QUESTION, max_tokens=40, temperature=0, extra_body={"ignore_eos": True}
+    )
+    said = plain.choices[0].message.content or ""
+    stop = said[-8:] + TRIGGER[:3]
+    answer = ask(server, "iterative_deepening", deepening(), ignore_eos=True, stop=[stop])
+    (choice,) = answer["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"], choice["stop_reason"]) == (said[:-8], "stop", stop)
+
+
+def test_a_budget_is_for_all_samples(server: Server) -> None:
+    """The first that goes on leaves the others enough."""
+    params = deepening(samples=4, first_budget=16, max_rounds=1)
+    body = {"strategy": {"name": "iterative_deepening", "params": params, "budget": {"max_tokens": 1200}}}
+    answer = server.client.chat.completions.create(
+        model=server.model, messages=QUESTION, temperature=0.8, seed=1, extra_body=body
+    ).model_dump()
+    triggers = notes_of(answer, "trigger")
+    assert len(triggers) == answer["strategy"]["engine"]["requests"] - 4 > 1
 
 
 def test_prompted_verification(server: Server) -> None:

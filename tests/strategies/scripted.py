@@ -11,6 +11,7 @@ from typing import Any, cast
 from strategies.base import Answer, Event, Note, Strategy, Task, Thought
 from strategies.engine import (
     Capabilities,
+    Cost,
     FinishReason,
     Generation,
     Message,
@@ -158,16 +159,24 @@ class ScriptedEngine:
         """The words of tokens that it has said or encoded."""
         return "".join(self._words[token] for token in token_ids)
 
+    def added_token(self, text: str) -> int | None:
+        """Those between bars."""
+        return self._known(text) if re.fullmatch(r"<\|\S+\|>", text) else None
+
     async def score(
-        self, prompt: Prompt, continuations: Sequence[Sequence[int]], adapter: Any = None
+        self,
+        prompt: Prompt,
+        continuations: Sequence[Sequence[int]],
+        adapter: Any = None,
+        *,
+        on_cost: Callable[[Cost], None] = lambda cost: None,
     ) -> Sequence[Scored]:
         """Each token has the log-probability that the test gives it after this prompt."""
         await asyncio.sleep(0)
         self.scored.append(prompt)
-        return [
-            Scored(tuple(self._scores(prompt, token) for token in tokens), len(prompt) + len(tokens), 0, 1)
-            for tokens in continuations
-        ]
+        for tokens in continuations:
+            on_cost(Cost(len(prompt) + len(tokens), 0, 1))
+        return [Scored(tuple(self._scores(prompt, token) for token in tokens)) for tokens in continuations]
 
     def _known(self, word: str) -> int:
         self._words[token_id(word)] = word

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,11 @@ from typing_extensions import override
 
 from strategies.base import Event, Note, Strategy, Task, Thought
 from strategies.call import Call
-from strategies.engine import Capabilities, Generation, Message, Prompt, Sampling, Tool
+from strategies.engine import Capabilities, Cost, Generation, Message, Prompt, Sampling, Scored, Tool
 from strategies.session import Exhausted, Session
 from tests.strategies.scripted import (
     EOS,
+    PATIENCE,
     Clock,
     EngineBroke,
     Reply,
@@ -613,16 +614,57 @@ async def test_the_scripted_engine_sees_each_request() -> None:
 
 async def test_scores_take_of_the_budget_and_are_counted() -> None:
     engine = ScriptedEngine([], scores=lambda prompt, token: -float(token))
-    async with Session(engine, max_tokens=3) as session:
-        scores = await session.score(PROMPT, [(1, 2), (3,)])
+    async with Session(engine, max_tokens=4) as session:
+        scores = await session.score(PROMPT, [(1, 2), (3,)])  # At most four, and it took two.
         assert [score.logprobs for score in scores] == [(-1.0, -2.0), (-3.0,)]
         usage = session.usage
         assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 2, 2)
         assert usage.prompt_tokens == len(PROMPT) + 3
         assert usage.engine_prompt_tokens == 2 * len(PROMPT) + 3
         with pytest.raises(Exhausted, match="budget"):
-            await session.score(PROMPT, [(1,), (2,)])
-        assert len(await session.score(PROMPT, [(1,)])) == 1
+            await session.score(PROMPT, [(1, 2)])
+        assert len(await session.score(PROMPT, [(1,), (2,)])) == 2
+
+
+async def test_what_a_score_took_until_the_deadline_is_counted(clock: Clock) -> None:
+    class Slow(ScriptedEngine):
+        @override
+        async def score(
+            self,
+            prompt: Prompt,
+            continuations: Sequence[Sequence[int]],
+            adapter: Any = None,
+            *,
+            on_cost: Callable[[Cost], None] = lambda cost: None,
+        ) -> Sequence[Scored]:
+            on_cost(Cost(len(prompt), 4, 1))
+            await asyncio.sleep(PATIENCE)
+            return []
+
+    async with Session(Slow([]), max_seconds=1) as session:
+        scoring = asyncio.ensure_future(session.score(PROMPT, [(1,), (2,)]))
+        await asyncio.sleep(0)
+        await clock.advance(2)
+        with pytest.raises(Exhausted, match="deadline"):
+            await scoring
+        assert (session.usage.completion_tokens, session.usage.engine_cached_tokens) == (1, 4)
+
+
+# Branches that go on by themselves.
+
+
+async def test_what_is_left_is_shared_by_the_branches_that_go_on() -> None:
+    engine = ScriptedEngine(lambda request: Reply(" ".join("abcdefgh"), hold_at=1))
+    async with Session(engine, max_tokens=30) as session:
+        session.side_by_side = 3
+        calls = [session.call(PROMPT, replace(HUNDRED, max_tokens=50)) for _ in range(4)]
+        runs = [asyncio.ensure_future(call.finish()) for call in calls[:3]]
+        await engine.until_held(3)
+        assert [request.sampling.max_tokens for request in engine.requests] == [10, 10, 10]
+        with pytest.raises(Exhausted, match="budget"):
+            await calls[3].finish()
+        engine.release()
+        await asyncio.gather(*runs)
 
 
 async def test_no_score_after_the_deadline(clock: Clock) -> None:

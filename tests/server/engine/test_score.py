@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from server.settings import Settings
-from strategies.engine import Prompt, Sampling
+from strategies.engine import Cost, Prompt, Sampling
 from strategies.session import Exhausted, Session
 from tests.engines import running_engine
 
@@ -78,9 +78,20 @@ async def test_scores_are_exact(engine: "EmbeddedEngine", model: Any, length: in
 
 async def test_the_prompt_is_shared(engine: "EmbeddedEngine") -> None:
     prompt = text(10 * BLOCK + 5, seed=1000)
-    found = await engine.score(Prompt(prompt), [(1, 2), (3,), (4, 5, 6)])
-    computed = sum(scored.prompt_tokens - scored.cached_tokens for scored in found)
-    assert computed < len(prompt) + 3 * 2 * BLOCK
+    costs: list[Cost] = []
+    await engine.score(Prompt(prompt), [(1, 2), (3,), (4, 5, 6)], on_cost=costs.append)
+    assert len(costs) == 5
+    assert sum(cost.prompt_tokens - cost.cached_tokens for cost in costs) < len(prompt) + 5 * 2 * BLOCK
+
+
+@pytest.mark.parametrize("length", [3 * BLOCK, 3 * BLOCK + 1, 4 * BLOCK - 1])
+async def test_a_prompt_that_ends_with_a_block_costs_no_more(engine: "EmbeddedEngine", length: int) -> None:
+    prompt, continuations = Prompt(text(length, seed=1100 + length)), [text(n, seed=n) for n in (1, 1, 2, 40)]
+    for most in (1 + 1 + 3 + 2, 1 + 1 + 3 + 41, 1 + 1 + 3 + 41):  # Once the longest is cached, for most of it too.
+        costs: list[Cost] = []
+        await engine.score(prompt, continuations, on_cost=costs.append)
+        assert sum(cost.completion_tokens for cost in costs) == len(costs) <= most
+        assert sum(cost.prompt_tokens - cost.cached_tokens for cost in costs) <= length + 2 * BLOCK * len(costs)
 
 
 async def test_neighbours_are_unharmed(engine: "EmbeddedEngine") -> None:
@@ -113,13 +124,13 @@ async def test_a_session_counts_what_a_score_takes(engine: "EmbeddedEngine") -> 
     async with Session(engine, max_tokens=5) as session:
         await session.score(prompt, [(1,), (2, 3)])
         usage = session.usage
-        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 2, 2)
+        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 3, 3)
         assert usage.prompt_tokens == 73
-        assert usage.engine_prompt_tokens == 143
+        assert usage.engine_prompt_tokens == 70 + 70 + 72
         await session.score(prompt, [(4,), (5,)])
         with pytest.raises(Exhausted, match="budget"):
-            await session.score(prompt, [(4,), (5,)])
-        assert session.usage.completion_tokens == 4
+            await session.score(prompt, [(4,)])
+        assert session.usage.completion_tokens == 5
 
 
 async def test_a_continuation_that_the_context_has_no_room_for(engine: "EmbeddedEngine") -> None:

@@ -1,6 +1,7 @@
 """Every branch of the loop, on an engine that says what is written here."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -48,7 +49,13 @@ TASK_TOKENS = len(task_of().prompt)
 
 
 async def test_it_doubts_at_growing_budgets() -> None:
-    engine = ScriptedEngine([words(50, "a"), words(50, "b"), Reply(words(3, "c"), end=EOS)])
+    cached = TASK_TOKENS + 4
+    replies: list[Reply | str] = [
+        words(50, "a"),
+        Reply(words(50, "b"), cached_tokens=cached),
+        Reply(words(3, "c"), end=EOS),
+    ]
+    engine = ScriptedEngine(replies)
     outcome = await played(engine, strategy())
     first, second = words(4, "a"), words(2, "b")
     assert outcome.answer == f"{first}{WAIT}{second}{WAIT}{words(3, 'c')}"
@@ -57,6 +64,7 @@ async def test_it_doubts_at_growing_budgets() -> None:
     assert prompts(engine, TASK_TOKENS) == [0, 6, 10]
     notes = outcome.data("trigger")
     assert [(note["round"], note["tokens"], note["finished"]) for note in notes] == [(1, 4, False), (2, 8, False)]
+    assert [note["recomputed"] for note in notes] == [2, TASK_TOKENS + 10]
 
 
 async def test_continuations_are_on_token_ids() -> None:
@@ -85,6 +93,30 @@ async def test_unless_it_is_reopened() -> None:
     assert [note["finished"] for note in outcome.data("trigger")] == [True, True]
 
 
+async def test_budgets_grow_also_where_answers_end_before_them() -> None:
+    engine = ScriptedEngine(lambda request: Reply("so", end=EOS))
+    await played(engine, strategy(reopen_finished=True, max_rounds=4), max_tokens=50)
+    # 4, 8, 16, 32 in all, and then as many as there may be; what is there already, and the trigger, taken off.
+    ends = [len(one.prompt) - TASK_TOKENS + one.sampling.max_tokens for one in engine.requests]
+    assert ends == [4, 8, 16, 32, 50]
+
+
+async def test_a_reopened_answer_that_comes_to_no_end_is_not_the_answer() -> None:
+    engine = ScriptedEngine([Reply("it is 42", end=EOS), words(99)])
+    outcome = await played(engine, strategy(reopen_finished=True, max_rounds=1), max_tokens=20)
+    assert (outcome.answer, outcome.finish_reason) == ("it is 42", "stop")
+
+
+@pytest.mark.parametrize("budget", [4, 5])
+async def test_nor_is_one_that_a_budget_ends(budget: int) -> None:
+    engine = ScriptedEngine([Reply("it is 42", end=EOS), words(99)])
+    session = Session(engine, max_tokens=budget)
+    outcome = await play(strategy(reopen_finished=True), task_of(), session)
+    assert (outcome.answer, outcome.finish_reason) == ("it is 42", "stop")
+    # A trigger that nothing came of is none.
+    assert len(outcome.data("trigger")) == len(engine.requests) - 1 == session.rounds == budget - 4
+
+
 async def test_a_stop_string_is_the_clients_word() -> None:
     engine = ScriptedEngine([Reply("it is", stop_reason="42")])
     outcome = await played(engine, strategy(reopen_finished=True), stop=("42",))
@@ -95,6 +127,28 @@ async def test_a_reopened_answer_may_have_ended_at_a_stop_token() -> None:
     engine = ScriptedEngine([Reply("it is", stop_reason=7, end=7), Reply("so", end=EOS)])
     outcome = await played(engine, strategy(reopen_finished=True, max_rounds=1), stop_token_ids=(7,))
     assert outcome.answer == f"it is{WAIT}so"
+
+
+@pytest.mark.parametrize(("stop", "answer"), [(" no!b0", f"{words(4)} wait,"), ("w3 wait,", words(4)[:-2])])
+async def test_a_stop_string_over_two_rounds(stop: str, answer: str) -> None:
+    """The client gets nothing of it, though no call alone says it."""
+    engine = ScriptedEngine([words(50), words(50, "b")])
+    outcome = await played(engine, strategy(), stop=(stop,))
+    assert (outcome.answer, outcome.finish_reason, len(engine.requests)) == (answer, "stop", 2)
+
+
+async def test_a_stop_string_over_two_calls_without_a_trigger() -> None:
+    engine = ScriptedEngine([words(50), words(50, "b")])
+    outcome = await played(engine, strategy(), stop=("w3b0",), max_tokens=6)
+    assert (outcome.answer, outcome.finish_reason) == (words(4)[:-2], "stop")
+    engine = ScriptedEngine([words(50), words(50, "b")])
+    outcome = await played(engine, strategy(), stop=("w3b0",), max_tokens=6, include_stop_str_in_output=True)
+    assert outcome.answer == words(4) + "b0"
+
+
+def test_a_trigger_with_a_stop_string_is_refused() -> None:
+    with pytest.raises(InvalidTask, match="stop string 'wait'"):
+        strategy().check(task_of(stop=("wait",)), ScriptedEngine([]))
 
 
 async def test_the_clients_max_tokens_bound_the_whole() -> None:
@@ -120,6 +174,25 @@ async def test_no_trigger_that_would_not_fit(most: int) -> None:
     outcome = await played(engine, strategy(), max_tokens=most)
     assert outcome.answer == words(4, "a") + words(most - 4, "b")
     assert not outcome.data("trigger")
+    assert len(engine.requests) == 2
+
+
+async def test_a_trigger_that_never_fits_costs_one_call() -> None:
+    engine = ScriptedEngine(lambda request: words(99))
+    await played(engine, strategy(first_budget=1, growth=1.05, trigger=" t" * 60), max_tokens=40, seed=5)
+    assert [request.sampling.max_tokens for request in engine.requests] == [1, 39]
+    assert len({request.sampling.seed for request in engine.requests}) == 2
+
+
+@pytest.mark.parametrize("growth", [math.nextafter(1, 2), 1 + 1e-10, 1.0001])
+async def test_the_least_growth(growth: float) -> None:
+    """Is no endless loop."""
+    engine = ScriptedEngine(lambda request: words(9999))
+    await played(engine, strategy(first_budget=1, growth=growth, max_rounds=16), max_tokens=5000)
+    assert len(engine.requests) == 17
+    ends = [len(one.prompt) - TASK_TOKENS + one.sampling.max_tokens for one in engine.requests]
+    assert ends == sorted(set(ends))
+    assert ends[-1] == 5000
 
 
 async def test_a_trigger_longer_than_the_growth() -> None:
@@ -145,6 +218,50 @@ async def test_a_thought_is_doubted_before_its_end() -> None:
     assert outcome.answer == f"<think> hm{WAIT}ah </think> 42"
     (note,) = outcome.data("trigger")
     assert (note["tokens"], note["dropped"]) == (4, 2)
+
+
+async def test_a_thought_that_ends_in_other_tokens() -> None:
+    """As a tokenizer may write it behind a space: then its text tells."""
+    engine = ScriptedEngine([Reply("hm hm </ think> 41", end=EOS), Reply("ah", end=EOS)])
+    chosen = strategy(first_budget=9, think_end="</ think>", max_rounds=1, reopen_finished=True)
+    outcome = await played(engine, chosen)
+    assert outcome.answer == f"hm hm{WAIT}ah"
+
+
+async def test_a_thought_may_end_early_again_and_again() -> None:
+    """Budgets grow all the same, and their sum bounds what is made anew."""
+    engine = ScriptedEngine(lambda request: "t </think> " + words(999))
+    session = Session(engine)
+    chosen = strategy(first_budget=8, think_end=" </think>", max_rounds=16)
+    outcome = await play(chosen, task_of(max_tokens=300), session)
+    assert [note["tokens"] for note in outcome.data("trigger")] == [8, 16, 32, 64, 128, 256]
+    assert session.usage.completion_tokens <= 8 + 16 + 32 + 64 + 128 + 256 + 300
+    (piece,) = outcome.pieces
+    # Six sentences are left in it, of two tokens each; and no more of it is hidden than there is.
+    assert piece.given == 12
+    assert len(piece.token_ids) - piece.given <= session.usage.completion_tokens
+
+
+async def test_a_sentence_is_no_end_of_a_thought() -> None:
+    engine = ScriptedEngine(lambda request: words(99, f"r{request.number}-"))
+    with pytest.raises(ValidationError, match="think_end"):
+        strategy(trigger=" no </think> no")
+    outcome = await played(engine, strategy(trigger=" wait, no!", think_end=" no?"), max_tokens=30)
+    assert [note["dropped"] for note in outcome.data("trigger")] == [0, 0]
+
+
+async def test_no_sentence_within_a_character() -> None:
+    class Engine(ScriptedEngine):
+        """In which tokens X and Y are halves of one character."""
+
+        def decode(self, token_ids: Sequence[int]) -> str:
+            return super().decode(token_ids).replace(" X Y", " é").replace(" X", " \ufffd")
+
+    engine = Engine([Reply("a b c X Y d"), Reply("done", end=EOS)])
+    outcome = await played(engine, strategy(max_rounds=1))
+    said = [token_id(word) for word in ("a", " b", " c")]
+    assert engine.requests[1].prompt.token_ids == (*task_of().prompt.token_ids, *said, *engine.encode(WAIT))
+    assert outcome.data("trigger")[0]["dropped"] == 1
 
 
 async def test_an_accepted_answer_behind_a_thought_stays() -> None:
@@ -228,6 +345,17 @@ async def test_a_budget_ends_a_sample_and_what_there_is_is_the_answer() -> None:
     assert outcome.answer.startswith("r0-0")
 
 
+async def test_a_budget_is_for_all_samples() -> None:
+    """None takes what the others need to come to an end."""
+    engine = ScriptedEngine(lambda request: words(999) if len(request.prompt) == TASK_TOKENS else Reply("42", end=EOS))
+    session = Session(engine, max_tokens=400)
+    outcome = await play(strategy(samples=4, first_budget=16, max_rounds=1), task_of(max_tokens=5000), session)
+    assert outcome.data("result")[0]["votes"].popitem()[1] == 4
+    assert len(engine.requests) == 8
+    assert {request.sampling.max_tokens for request in engine.requests[4:]} == {(400 - 4 * 16) // 4}
+    assert (session.limit, session.side_by_side) == (None, 0)
+
+
 async def test_a_budget_of_one_token() -> None:
     session = Session(ScriptedEngine(lambda request: words(99)), max_tokens=1)
     outcome = await play(strategy(samples=3), task_of(), session)
@@ -283,7 +411,9 @@ def test_wrong_parameters_are_refused(params: dict[str, object]) -> None:
 
 def test_budgets_grow() -> None:
     params = IterativeDeepeningParams(first_budget=10, growth=1.5)
-    assert [params.budget(length, 50) for length in (0, 9, 10, 15, 22, 33, 49)] == [10, 10, 15, 22, 33, 50, 50]
+    assert [params.grown(10, length) for length in (0, 14, 15, 22, 33, 50)] == [
+        15, 15, 22.5, pytest.approx(33.75), pytest.approx(50.625), pytest.approx(75.9375)
+    ]  # fmt: skip
 
 
 def test_generations_add_up() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def refines(text: str) -> Reply:
 
 def probabilities(**by_name: float) -> Callable[[Prompt, int], float]:
     """Log-probabilities of the end, the refine token, and the two replies, wherever they stand."""
-    tokens = {"end": EOS, "refine": REFINE, "yes": token_id(YES), "no": token_id(NO)}
+    tokens = {"end": EOS, "refine": REFINE, "yes": token_id(YES), "no": token_id(NO), "lower": token_id(" yes")}
     values = {tokens[name]: math.log(value) for name, value in by_name.items()}
     return lambda prompt, token: values.get(token, -20.0)
 
@@ -41,7 +42,7 @@ async def test_an_attempt_that_ends_is_the_answer() -> None:
     outcome = await played(engine)
     assert (outcome.answer, outcome.finish_reason) == ("it is 42", "stop")
     (note,) = outcome.data("verified")
-    assert note == {"round": 0, "confidence": pytest.approx(0.8), "refine": False}
+    assert note == {"round": 0, "confidence": pytest.approx(0.8), "refine": False, "mass": pytest.approx(0.9)}
     # Behind the attempt, without the token that ended it.
     (scored,) = engine.scored
     assert scored == task_of().prompt + [token_id(word) for word in ("it", " is", " 42")]
@@ -138,7 +139,8 @@ async def test_prompted_asks_in_words() -> None:
     engine = ScriptedEngine(["41", "42"], scores=probabilities(yes=0.2, no=0.6))
     outcome = await played(engine, mode="prompted")
     assert outcome.answer == "42"
-    assert outcome.data("verified")[0] == {"round": 0, "confidence": pytest.approx(0.25), "refine": True}
+    verified = {"round": 0, "confidence": pytest.approx(0.25), "refine": True, "mass": pytest.approx(0.8)}
+    assert outcome.data("verified")[0] == verified
     first, second = engine.scored
     assert "".join(map(chr, first.token_ids)).endswith(f"<assistant>41<end><user>{QUESTION}<end><assistant>")
     assert engine.requests[1].asked == AGAIN
@@ -154,11 +156,33 @@ async def test_prompted_accepts_what_it_is_sure_of() -> None:
     assert (outcome.answer, len(engine.requests)) == ("42", 1)
 
 
-async def test_a_model_without_the_token_is_told_how_to_get_one() -> None:
+async def test_prompted_counts_a_reply_however_it_is_written() -> None:
+    engine = ScriptedEngine(["42"], scores=probabilities(yes=0.2, lower=0.2, no=0.3))
+    (note,) = (await played(engine, mode="prompted", rounds=0)).data("verified")
+    assert (note["confidence"], note["mass"]) == (pytest.approx(4 / 7), pytest.approx(0.7))
+
+
+@pytest.mark.parametrize("score", [-math.inf, math.nan])
+@pytest.mark.parametrize("params", [{"confidence": "ratio"}, {"confidence": "end"}, {"mode": "prompted"}], ids=str)
+async def test_impossible_tokens_make_no_confidence(score: float, params: dict[str, Any]) -> None:
+    outcome = await played(ScriptedEngine(["42"], scores=lambda prompt, token: score), **params)
+    (note,) = outcome.data("verified")
+    assert (note["confidence"], note["refine"]) == (0, False)
+
+
+@pytest.mark.parametrize("token", ["no such token", "word", "<|end|>"])
+async def test_a_model_without_the_token_is_told_how_to_get_one(token: str) -> None:
     engine = ScriptedEngine([])
-    with pytest.raises(InvalidTask, match=r"trained for revise.*prompted"):
-        Revise(ReviseParams(token="no such token")).check(task_of(), engine)
-    Revise(ReviseParams(token="no such token", mode="prompted")).check(task_of(), engine)
+    engine.capabilities = replace(engine.capabilities, end_tokens=(EOS, token_id("<|end|>")))
+    with pytest.raises(InvalidTask, match=r"trained for revise.*2502\.14565.*prompted"):
+        Revise(ReviseParams(token=token)).check(task_of(), engine)
+    Revise(ReviseParams(token=token, mode="prompted")).check(task_of(), engine)
+
+
+def test_a_grammar_would_forbid_the_token() -> None:
+    with pytest.raises(InvalidTask, match="response_format"):
+        Revise().check(task_of(grammar=object()), ScriptedEngine([]))
+    Revise(ReviseParams(mode="prompted")).check(task_of(grammar=object()), ScriptedEngine([]))
 
 
 def test_greedy_samples_are_refused() -> None:
@@ -172,8 +196,15 @@ async def test_a_budget_that_ends_gives_the_surest_so_far() -> None:
     outcome = await play(Revise(), task_of(max_tokens=5), session)
     assert session.limit == "budget"
     assert session.usage.completion_tokens <= 8
-    assert outcome.answer == "d e"
-    assert outcome.finish_reason == "length"
+    # What it doubted, but had said to its end.
+    assert (outcome.answer, outcome.finish_reason) == ("a b c", "stop")
+
+
+async def test_an_attempt_that_is_cut_does_not_count_behind_a_whole_one() -> None:
+    engine = ScriptedEngine([refines("a b c"), ends("d e f g h i")], scores=probabilities(end=0.5))
+    outcome = await played(engine, {"max_tokens": 5})
+    assert (outcome.answer, outcome.finish_reason) == ("a b c", "stop")
+    assert outcome.data("result")[0]["votes"] == {"a b c": 0.5}
 
 
 async def test_a_budget_too_small_to_verify() -> None:
