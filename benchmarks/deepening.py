@@ -3,15 +3,17 @@
 A sweep of its first budget and growth against self-consistency, on the same problems, by accuracy and by the tokens
 that the engine generated. All arms answer each problem, with several seeds.
 
-No two arms take as many tokens. Self-consistency at as many as another arm's is a mixture of its two neighbours in
-tokens: to ask the one for some problems and the other for the rest has the mean of both, accuracy and tokens alike.
+No two arms take as many tokens. Self-consistency at as many as another arm's is the best mixture of two of its arms: to
+ask the one for some problems and the other for the rest has the mean of both, accuracy and tokens alike. The problems
+are easy ones, for the default model is right on hardly any others.
 """
 
 import asyncio
 import datetime
+import itertools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +29,7 @@ from benchmarks.load import ask, chat, client
 from benchmarks.problems import Problem, from_file, from_gym, right
 from benchmarks.report import PLOT_DPI, facts_table, number, table, write
 from benchmarks.servers import MODEL, EngineFlags, Server
-from benchmarks.stats import CONFIDENCE, RESAMPLES
+from benchmarks.stats import CONFIDENCE, RESAMPLES, wilson
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = 4
@@ -44,14 +46,17 @@ class Settings:
     quick: bool = False
     seeds: tuple[int, ...] = (1, 2)
     problems: int = 40
-    gym: tuple[str, ...] = ("chain_sum", "gcd")
+    gym: tuple[str, ...] = (
+        "gcd:max_value=20",
+        "basic_arithmetic:min_terms=2,max_terms=2,min_digits=1,max_digits=1",
+    )
     files: tuple[str, ...] = ()
     tokens: int = 256
     temperature: float = 0.7
-    votes: tuple[int, ...] = (1, 2, 4, 8)
-    first_budgets: tuple[int, ...] = (32, 96)
-    growths: tuple[float, ...] = (1.5, 2.0, 4.0)
-    at_once: int = 4
+    votes: tuple[int, ...] = (1, 4, 8, 16)
+    first_budgets: tuple[int, ...] = (16, 48)
+    growths: tuple[float, ...] = (1.5, 3.0)
+    at_once: int = 8
     flags: EngineFlags = field(default_factory=EngineFlags)
     versions: dict[str, str] = field(default_factory=machine.versions)
     code: str = field(default_factory=machine.measured_code)
@@ -86,7 +91,7 @@ def arms(settings: Settings) -> dict[str, Mapping[str, Any]]:
 
 def problems(settings: Settings) -> dict[str, list[Problem]]:
     """By task."""
-    gym = {name: from_gym(name, settings.problems, PROBLEM_SEED) for name in settings.gym}
+    gym = {task.partition(":")[0]: from_gym(task, settings.problems, PROBLEM_SEED) for task in settings.gym}
     return gym | {Path(path).stem: from_file(Path(path), settings.problems) for path in settings.files}
 
 
@@ -114,11 +119,13 @@ async def measure(settings: Settings, server: Server, journal: Journal, progress
         async def work() -> None:
             for key, body, problem in waiting:
                 reply = (await ask(http, body)).checked()
-                engine = reply.strategy["engine"]
+                engine, notes = reply.strategy["engine"], reply.strategy["notes"]
                 entry = {
                     "right": right(reply.text, problem.answer),
                     "tokens": engine["completion_tokens"],
                     "computed": engine["prompt_tokens"] - engine["cached_tokens"],
+                    "triggers": sum(note["kind"] == "trigger" for note in notes),
+                    "cut": reply.finish_reason == "length",
                     "seconds": round(reply.seconds, 2),
                 }
                 journal.add(key, entry)
@@ -136,10 +143,16 @@ class Arm:
     Attributes:
         right: the share of right answers.
         tokens: those that the engine generated.
+        computed: prompt tokens that the prefix cache did not have.
+        triggers: sentences that doubted.
+        cut: the share of answers that came to no end.
     """
 
     right: Numbers
     tokens: Numbers
+    computed: Numbers
+    triggers: Numbers
+    cut: Numbers
 
     @classmethod
     def of(cls, entries: Mapping[str, Any], task: str, name: str) -> "Arm":
@@ -153,23 +166,31 @@ class Arm:
         def means(what: str) -> Numbers:
             return np.array([np.mean([entry[what] for entry in seeds]) for seeds in found.values()])
 
-        return cls(means("right"), means("tokens"))
+        return cls(*(means(what.name) for what in fields(cls)))
 
     def resampled(self) -> "Arm":
         """The means of problems drawn anew, the same ones for all arms, [RESAMPLES]."""
         rows = np.random.default_rng(0).integers(0, len(self.right), (RESAMPLES, len(self.right)))
-        return Arm(self.right[rows].mean(1), self.tokens[rows].mean(1))
+        return Arm(*(getattr(self, what.name)[rows].mean(1) for what in fields(self)))
 
     def mean(self) -> "Arm":
         """The means of all problems, [1]."""
-        return Arm(self.right.mean(keepdims=True), self.tokens.mean(keepdims=True))
+        return Arm(*(getattr(self, what.name).mean(keepdims=True) for what in fields(self)))
 
 
 def gain(arm: Arm, votes: Sequence[Arm]) -> Numbers:
-    """The accuracies of an arm over those of self-consistency at as many tokens, all of them means alike, [...]."""
-    tokens, accuracy = np.array([vote.tokens for vote in votes]).T, np.array([vote.right for vote in votes]).T
-    equal: Numbers = np.array([np.interp(*point) for point in zip(arm.tokens, tokens, accuracy, strict=True)])
-    return np.subtract(arm.right, equal)
+    """The accuracies of an arm over the best mixture of two arms of self-consistency at as many tokens, all of them
+    means alike, [...]; what takes more tokens than all of those is compared with the dearest.
+    """
+    tokens, accuracy = np.array([vote.tokens for vote in votes]), np.array([vote.right for vote in votes])
+    at = np.clip(arm.tokens, tokens.min(0), tokens.max(0))
+    best = np.full_like(at, -np.inf)
+    for low, high in itertools.product(range(len(votes)), repeat=2):
+        between = (tokens[low] <= at) & (at <= tokens[high])
+        span = np.where(tokens[high] > tokens[low], tokens[high] - tokens[low], 1)
+        mixed = accuracy[low] + (at - tokens[low]) / span * (accuracy[high] - accuracy[low])
+        best = np.where(between, np.maximum(best, mixed), best)
+    return np.subtract(arm.right, best)
 
 
 def middle(values: Numbers) -> tuple[float, float]:
@@ -191,7 +212,7 @@ def report(journal: Journal, folder: Path) -> Path:
     write(
         path,
         [
-            f"# Iterative deepening against self-consistency\n\n{smoke}{NOTE.format(**settings, n=SAMPLES)}",
+            f"# Iterative deepening against self-consistency\n\n{smoke}{_note(settings)}",
             facts_table(setup),
             "![Accuracy against tokens](deepening.png)",
             *(f"## {task}\n\n{table(HEADER, _rows(found))}" for task, found in tasks.items()),
@@ -200,20 +221,36 @@ def report(journal: Journal, folder: Path) -> Path:
     return path
 
 
+def _note(settings: Mapping[str, Any]) -> str:
+    names = {what: ", ".join(f"`{name}`" for name in settings[what]) or "none" for what in ("gym", "files")}
+    return NOTE.format(**{**settings, **names}, n=SAMPLES)
+
+
 def _rows(found: Mapping[str, Arm]) -> Iterator[list[str]]:
     votes = [arm for name, arm in found.items() if name.startswith(VOTE)]
+    means, resamples = [vote.mean() for vote in votes], [vote.resampled() for vote in votes]
+    most = max(float(vote.tokens[0]) for vote in means)
+    fixed = found.get(f"{VOTE} of {SAMPLES}")
     for name, arm in found.items():
-        row = [name, _shown(arm.mean().right, arm.resampled().right), number(float(arm.tokens.mean()))]
+        share, tokens = float(arm.right.mean()), float(arm.tokens.mean())
+        low, high = wilson(share, len(arm.right))
+        row = [name, f"{share:.2f} [{low:.2f}, {high:.2f}]", number(tokens), number(float(arm.computed.mean()))]
+        row += [f"{float(arm.triggers.mean()):.1f}", f"{float(arm.cut.mean()):.2f}"]
         if name.startswith(VOTE):
-            yield [*row, ""]
-        else:
-            means, resamples = [vote.mean() for vote in votes], [vote.resampled() for vote in votes]
-            yield [*row, _shown(gain(arm.mean(), means), gain(arm.resampled(), resamples), "+")]
+            yield [*row, "", ""]
+            continue
+        equal = _shown(gain(arm.mean(), means), gain(arm.resampled(), resamples))
+        beside = "" if fixed is None else _shown(arm.mean().right - fixed.mean().right, _differences(arm, fixed))
+        yield [*row, f"{equal} (takes more than any)" if tokens > most else equal, beside]
 
 
-def _shown(mean: Numbers, resamples: Numbers, sign: str = "") -> str:
-    low, high = (f"{end:{sign}.2f}" for end in middle(resamples))
-    return f"{mean.item():{sign}.2f} [{low}, {high}]"
+def _differences(arm: Arm, other: Arm) -> Numbers:
+    return np.subtract(arm.resampled().right, other.resampled().right)
+
+
+def _shown(mean: Numbers, resamples: Numbers) -> str:
+    low, high = middle(resamples)
+    return f"{mean.item():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _plot(tasks: Mapping[str, Mapping[str, Arm]], path: Path) -> None:
@@ -225,7 +262,7 @@ def _plot(tasks: Mapping[str, Mapping[str, Arm]], path: Path) -> None:
         )
         for name, arm in found.items():
             mean = arm.right.mean()
-            low, high = middle(arm.resampled().right)
+            low, high = wilson(float(mean), len(arm.right))
             votes = name.startswith(VOTE)
             axes.errorbar(
                 arm.tokens.mean(),
@@ -248,7 +285,10 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A smoke test of three minutes.")] = False,
     seed: Annotated[list[int] | None, typer.Option(help="Decides the draws; may be given more than once.")] = None,
     count: Annotated[int, typer.Option("--problems", help="Of each task.")] = Settings.problems,
-    gym: Annotated[list[str] | None, typer.Option(help="A reasoning-gym task; may be given more than once.")] = None,
+    gym: Annotated[
+        list[str] | None,
+        typer.Option(help="A reasoning-gym task, NAME or NAME:KEY=VALUE,...; may be given more than once."),
+    ] = None,
     file: Annotated[list[Path] | None, typer.Option(help="A JSONL file of problems; likewise.")] = None,
     output: Annotated[Path, typer.Option(help="Folder of the report; --quick writes to quick/ in it.")] = RESULTS,
 ) -> None:
@@ -277,11 +317,23 @@ def main(
     console.print(f"[green]report:[/green] {report(journal, folder)}", highlight=False, soft_wrap=True)
 
 
-HEADER = ["arm", "accuracy", "tokens a problem", "accuracy over self-consistency at as many tokens"]
+HEADER = [
+    "arm",
+    "accuracy",
+    "tokens a problem",
+    "prompt tokens computed",
+    "triggers",
+    "cut",
+    "over self-consistency at as many tokens",
+    f"over self-consistency of {SAMPLES}",
+]
 NOTE = """{problems} problems a task, answers of up to {tokens} tokens at temperature {temperature}, seeds {seeds}. \
-Deepening has {n} samples. Tokens are those that the engine generated, all samples and rounds together; at as many \
-tokens, self-consistency is the mixture of its two arms that are nearest. Intervals are 95% bootstraps over problems, \
-each with all of its seeds, the same problems for all arms. Nothing is corrected for the number of arms compared."""
+Deepening has {n} samples. Tokens are those that the engine generated, all samples and rounds together, a problem; \
+triggers are the sentences that doubted, in all samples; cut is the share of answers that came to no end. At as many \
+tokens, self-consistency is the best mixture of two of its arms. Intervals of accuracies are Wilson's over the \
+problems, as if the seeds added nothing; those of differences are 95% bootstraps over problems, each with all of its \
+seeds, the same problems for all arms: of no width where the difference is the same for all. Nothing is corrected for \
+the number of arms compared. Tasks of reasoning-gym: {gym}. Files: {files}."""
 
 if __name__ == "__main__":
     typer.run(main)

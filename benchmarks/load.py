@@ -35,6 +35,7 @@ class Reply:
         text: the answer's text, or the error's.
         usage: the response's `usage`.
         strategy: the response's `strategy`.
+        finish_reason: of the answer; None for a stream.
     """
 
     status: int
@@ -43,6 +44,7 @@ class Reply:
     text: str
     usage: Mapping[str, Any]
     strategy: Mapping[str, Any]
+    finish_reason: str | None = None
 
     def checked(self) -> Self:
         """Itself. Raises LoadError unless it is an answer with its tokens counted."""
@@ -118,8 +120,9 @@ async def ask(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Reply:
     if response.status_code != httpx.codes.OK:
         return Reply(response.status_code, seconds, None, response.text, {}, {})
     answer = response.json()
-    text = answer["choices"][0]["message"]["content"] or ""
-    return Reply(response.status_code, seconds, None, text, answer["usage"], answer.get("strategy") or {})
+    choice, strategy = answer["choices"][0], answer.get("strategy") or {}
+    text = choice["message"]["content"] or ""
+    return Reply(response.status_code, seconds, None, text, answer["usage"], strategy, choice.get("finish_reason"))
 
 
 async def all_of(http: httpx.AsyncClient, bodies: Iterable[Mapping[str, Any]], concurrency: int) -> Load:

@@ -23,11 +23,16 @@ class Problem:
         return f"{self.question}\n{INSTRUCTION}"
 
 
-def from_gym(name: str, count: int, seed: int) -> list[Problem]:
-    """Problems of a reasoning-gym task with its own settings."""
+def from_gym(task: str, count: int, seed: int) -> list[Problem]:
+    """Problems of a reasoning-gym task with its own settings, or with those behind a colon: `gcd:max_value=20,...`, as
+    JSON has values.
+    """
     import reasoning_gym  # type: ignore[import-untyped]
 
-    data = reasoning_gym.create_dataset(name, size=count, seed=seed)
+    name, _, options = task.partition(":")
+    pairs = (option.split("=", 1) for option in options.split(",") if option)
+    settings = {key: json.loads(value) for key, value in pairs}
+    data = reasoning_gym.create_dataset(name, size=count, seed=seed, **settings)
     return [Problem(str(item["question"]), str(item["answer"])) for item in data]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -47,6 +48,14 @@ class Ratio:
         tail = (1 - CONFIDENCE) / 2
         low, high = np.quantile(np.median(samples, axis=1), [tail, 1 - tail])
         return cls(float(np.median(pairs)), float(low), float(high), tuple(float(pair) for pair in pairs))
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The interval of a share seen in so many trials (Wilson's, which has a width at 0 and 1 too)."""
+    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(float(middle - half), 0.0), min(float(middle + half), 1.0)
 
 
 def quantile(values: Sequence[float], share: float) -> float:

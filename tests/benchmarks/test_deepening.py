@@ -1,6 +1,7 @@
 """Problems, their grading, and the sweep's arithmetic."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from benchmarks.deepening import Arm, Numbers, Settings, arms, cells, gain, middle, report
 from benchmarks.journal import Journal
 from benchmarks.problems import Problem, from_file, from_gym, right
+from benchmarks.stats import wilson
 
 
 @pytest.mark.parametrize(
@@ -48,28 +50,47 @@ def test_tasks_of_reasoning_gym() -> None:
     assert len({problem.question for problem in found}) == 3
     assert all(right(problem.answer, problem.answer) for problem in found)
     assert found == from_gym("chain_sum", 3, seed=1)
+    small = from_gym("gcd:max_value=20,max_numbers=2", 9, seed=1)
+    assert max(int(number) for problem in small for number in re.findall(r"\d+", problem.question)) <= 20
 
 
 def numbers(*values: float) -> Numbers:
     return np.array(values, dtype=float)
 
 
+def arm_of(right: Numbers, tokens: Numbers) -> Arm:
+    nothing = np.zeros_like(right)
+    return Arm(right, tokens, nothing, nothing, nothing)
+
+
 def test_intervals() -> None:
-    low, high = middle(Arm(numbers(*[0, 1] * 50), numbers(*[9] * 100)).resampled().right)
+    low, high = middle(arm_of(numbers(*[0, 1] * 50), numbers(*[9] * 100)).resampled().right)
     assert 0.35 < low < 0.45 < 0.55 < high < 0.65
-    assert middle(Arm(numbers(1, 1, 1), numbers(9, 9, 9)).resampled().right) == (1.0, 1.0)
+    assert middle(arm_of(numbers(1, 1, 1), numbers(9, 9, 9)).resampled().right) == (1.0, 1.0)
+
+
+def test_an_interval_has_a_width_where_all_are_alike() -> None:
+    assert wilson(0.0, 40) == pytest.approx((0, 0.0876), abs=1e-4)
+    assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
 def test_a_gain_is_over_a_mixture_at_as_many_tokens() -> None:
-    votes = [Arm(numbers(0.2), numbers(100)), Arm(numbers(0.6), numbers(200)), Arm(numbers(0.8), numbers(400))]
-    assert gain(Arm(numbers(0.5), numbers(150)), votes) == pytest.approx([0.1])
-    assert gain(Arm(numbers(0.5), numbers(300)), votes) == pytest.approx([-0.2])
-    assert gain(Arm(numbers(0.5), numbers(900)), votes) == pytest.approx([-0.3])  # none of it took as many
+    votes = [arm_of(numbers(0.2), numbers(100)), arm_of(numbers(0.6), numbers(200)), arm_of(numbers(0.8), numbers(400))]
+    assert gain(arm_of(numbers(0.5), numbers(150)), votes) == pytest.approx([0.1])
+    assert gain(arm_of(numbers(0.5), numbers(300)), votes) == pytest.approx([-0.2])
+    assert gain(arm_of(numbers(0.5), numbers(900)), votes) == pytest.approx([-0.3])  # none of it took as many
+
+
+def test_an_arm_that_a_mixture_beats_is_no_measure() -> None:
+    """A vote of two is one sample at twice the price."""
+    points = [(0.30, 100), (0.30, 195), (0.40, 360)]
+    votes = [arm_of(numbers(right), numbers(tokens)) for right, tokens in points]
+    assert gain(arm_of(numbers(0.32), numbers(195)), votes) == pytest.approx([0.32 - (0.30 + 0.1 * 95 / 260)])
 
 
 def test_problems_are_drawn_alike_for_all_arms() -> None:
-    arm = Arm(numbers(0, 1, 0, 0, 1), numbers(1, 2, 3, 4, 5))
-    twice = Arm(arm.right, 2 * arm.tokens)
+    arm = arm_of(numbers(0, 1, 0, 0, 1), numbers(1, 2, 3, 4, 5))
+    twice = arm_of(arm.right, 2 * arm.tokens)
     assert not gain(arm.resampled(), [arm.resampled(), twice.resampled()]).any()
 
 
@@ -94,10 +115,19 @@ def test_a_report_has_means_over_problems_and_seeds(tmp_path: Path) -> None:
         # Of the arm of 4 samples, right for one of two problems with one of two seeds: a quarter.
         correct = name in names[2:] or (name == names[1] and problem == "0000" and body["seed"] == 2)
         tokens = 100 * (names.index(name) + 1)
-        journal.entries[key] = {"right": correct, "tokens": tokens, "computed": 1, "seconds": 1}
+        journal.entries[key] = {
+            "right": correct,
+            "tokens": tokens,
+            "computed": 1,
+            "seconds": 1,
+            "triggers": 3,
+            "cut": correct,
+        }
     arm = Arm.of(journal.entries, "chain_sum", names[1])
     assert (list(arm.right), list(arm.tokens)) == ([0.5, 0], [200, 200])
     text = report(journal, tmp_path).read_text()
-    assert "| self_consistency of 4 | 0.25 [0.00, 0.50] | 200 |  |" in text
-    assert "| deepening from 9 by 2 | 1.00 [1.00, 1.00] | 300 | +0.75 [+0.50, +1.00] |" in text
+    assert "| self_consistency of 4 | 0.25 [0.03, 0.78] | 200 | 1 | 3.0 | 0.25 |  |  |" in text
+    difference = "+0.75 [+0.50, +1.00]"
+    row = f"| deepening from 9 by 2 | 1.00 [0.34, 1.00] | 300 | 1 | 3.0 | 1.00 | {difference} (takes more than any) |"
+    assert f"{row} {difference} |" in text
     assert (tmp_path / "deepening.png").stat().st_size > 1000
