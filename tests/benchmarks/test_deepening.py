@@ -126,7 +126,7 @@ def test_a_report_has_means_over_problems_and_seeds(tmp_path: Path) -> None:
     arm = Arm.of(journal.entries, "chain_sum", names[1])
     assert (list(arm.right), list(arm.tokens)) == ([0.5, 0], [200, 200])
     text = report(journal, tmp_path).read_text()
-    assert "| self_consistency of 4 | 0.25 [0.03, 0.78] | 200 | 1 | 3.0 | 0.25 |  |  |" in text
+    assert "| self_consistency of 4 | 0.25 [0.03, 0.80] | 200 | 1 | 3.0 | 0.25 |  |  |" in text
     difference = "+0.75 [+0.50, +1.00]"
     row = f"| deepening from 9 by 2 | 1.00 [0.34, 1.00] | 300 | 1 | 3.0 | 1.00 | {difference} (takes more than any) |"
     assert f"{row} {difference} |" in text
