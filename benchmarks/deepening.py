@@ -3,9 +3,10 @@
 A sweep of its first budget and growth against self-consistency, on the same problems, by accuracy and by the tokens
 that the engine generated. All arms answer each problem, with several seeds.
 
-No two arms take as many tokens. Self-consistency at as many as another arm's is the best mixture of two of its arms: to
-ask the one for some problems and the other for the rest has the mean of both, accuracy and tokens alike. The problems
-are easy ones, for the default model is right on hardly any others.
+No two arms take as many tokens. Self-consistency at as many as another arm's is a mixture of two of its arms: to ask
+the one for some problems and the other for the rest has the mean of both, accuracy and tokens alike. Which two, is
+chosen on one half of the problems and judged on the other, both ways: the best of several by the very problems that
+they are judged on looks better than it is. The problems are easy ones: the default model hardly solves any other.
 """
 
 import asyncio
@@ -36,6 +37,8 @@ SAMPLES = 4
 VOTE = "self_consistency"
 PROBLEM_SEED = 1
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+"""Positions of problems, a draw a row."""
 console = Console(stderr=True)
 
 
@@ -168,29 +171,48 @@ class Arm:
 
         return cls(*(means(what.name) for what in fields(cls)))
 
-    def resampled(self) -> "Arm":
-        """The means of problems drawn anew, the same ones for all arms, [RESAMPLES]."""
-        rows = np.random.default_rng(0).integers(0, len(self.right), (RESAMPLES, len(self.right)))
+    def means(self, rows: Rows) -> "Arm":
+        """The means of N draws of problems, [N]."""
         return Arm(*(getattr(self, what.name)[rows].mean(1) for what in fields(self)))
 
-    def mean(self) -> "Arm":
-        """The means of all problems, [1]."""
-        return Arm(*(getattr(self, what.name).mean(keepdims=True) for what in fields(self)))
+
+def halves(problems: int, resamples: int | None = None) -> tuple[Rows, Rows]:
+    """Every other problem, and the rest: [1, half], or drawn anew within each, [resamples, half]."""
+    places = np.arange(problems)
+    found = (places[::2], places[1::2])
+    if resamples is None:
+        return found[0][None], found[1][None]
+    draw = np.random.default_rng(0)
+    first, second = (draw.choice(half, (resamples, len(half))) for half in found)
+    return first, second
 
 
-def gain(arm: Arm, votes: Sequence[Arm]) -> Numbers:
-    """The accuracies of an arm over the best mixture of two arms of self-consistency at as many tokens, all of them
-    means alike, [...]; what takes more tokens than all of those is compared with the dearest.
+def gain(arm: Arm, votes: Sequence[Arm], drawn: tuple[Rows, Rows]) -> Numbers:
+    """The accuracies of an arm over those of self-consistency at as many tokens, [N]; what takes more than all of its
+    arms is compared with the dearest, and what takes less with the cheapest.
     """
-    tokens, accuracy = np.array([vote.tokens for vote in votes]), np.array([vote.right for vote in votes])
-    at = np.clip(arm.tokens, tokens.min(0), tokens.max(0))
-    best = np.full_like(at, -np.inf)
-    for low, high in itertools.product(range(len(votes)), repeat=2):
-        between = (tokens[low] <= at) & (at <= tokens[high])
-        span = np.where(tokens[high] > tokens[low], tokens[high] - tokens[low], 1)
-        mixed = accuracy[low] + (at - tokens[low]) / span * (accuracy[high] - accuracy[low])
-        best = np.where(between, np.maximum(best, mixed), best)
-    return np.subtract(arm.right, best)
+    gains = np.zeros(len(drawn[0]))
+    for judged, other in (drawn, drawn[::-1]):
+        best, kept = np.full(len(gains), -np.inf), np.zeros(len(gains))
+        there, here = [vote.means(other) for vote in votes], [vote.means(judged) for vote in votes]
+        tokens = np.array([vote.tokens for vote in there])
+        wanted = np.clip(arm.means(other).tokens, tokens.min(0), tokens.max(0))
+        for low, high in itertools.product(range(len(votes)), repeat=2):
+            between = (tokens[low] <= wanted) & (wanted <= tokens[high])
+            chosen = np.where(between, _mixed(wanted, there[low], there[high]), -np.inf)
+            kept = np.where(chosen > best, _mixed(arm.means(judged).tokens, here[low], here[high]), kept)
+            best = np.maximum(best, chosen)
+        gains += (arm.means(judged).right - kept) * judged.shape[1]
+    mean: Numbers = gains / (drawn[0].shape[1] + drawn[1].shape[1])
+    return mean
+
+
+def _mixed(tokens: Numbers, low: Arm, high: Arm) -> Numbers:
+    """The accuracy of the mixture of two arms that takes so many tokens, or comes nearest to it."""
+    span = high.tokens - low.tokens
+    share = np.divide(tokens - low.tokens, span, out=np.zeros_like(span), where=span > 0).clip(0, 1)
+    mixed: Numbers = low.right + share * (high.right - low.right)
+    return mixed
 
 
 def middle(values: Numbers) -> tuple[float, float]:
@@ -228,8 +250,7 @@ def _note(settings: Mapping[str, Any]) -> str:
 
 def _rows(found: Mapping[str, Arm]) -> Iterator[list[str]]:
     votes = [arm for name, arm in found.items() if name.startswith(VOTE)]
-    means, resamples = [vote.mean() for vote in votes], [vote.resampled() for vote in votes]
-    most = max(float(vote.tokens[0]) for vote in means)
+    prices = [float(vote.tokens.mean()) for vote in votes]
     fixed = found.get(f"{VOTE} of {SAMPLES}")
     for name, arm in found.items():
         share, tokens = float(arm.right.mean()), float(arm.tokens.mean())
@@ -239,13 +260,12 @@ def _rows(found: Mapping[str, Arm]) -> Iterator[list[str]]:
         if name.startswith(VOTE):
             yield [*row, "", ""]
             continue
-        equal = _shown(gain(arm.mean(), means), gain(arm.resampled(), resamples))
-        beside = "" if fixed is None else _shown(arm.mean().right - fixed.mean().right, _differences(arm, fixed))
-        yield [*row, f"{equal} (takes more than any)" if tokens > most else equal, beside]
-
-
-def _differences(arm: Arm, other: Arm) -> Numbers:
-    return np.subtract(arm.resampled().right, other.resampled().right)
+        once, drawn = halves(len(arm.right)), halves(len(arm.right), RESAMPLES)
+        equal = _shown(gain(arm, votes, once), gain(arm, votes, drawn))
+        beside = "" if fixed is None else _shown(gain(arm, [fixed], once), gain(arm, [fixed], drawn))
+        outside = " (takes more than any)" if tokens > max(prices) else ""
+        outside = outside or (" (takes less than any)" if tokens < min(prices) else "")
+        yield [*row, f"{equal}{outside}", beside]
 
 
 def _shown(mean: Numbers, resamples: Numbers) -> str:
@@ -330,7 +350,9 @@ HEADER = [
 NOTE = """{problems} problems a task, answers of up to {tokens} tokens at temperature {temperature}, seeds {seeds}. \
 Deepening has {n} samples. Tokens are those that the engine generated, all samples and rounds together, a problem; \
 triggers are the sentences that doubted, in all samples; cut is the share of answers that came to no end. At as many \
-tokens, self-consistency is the best mixture of two of its arms. Intervals of accuracies are Wilson's over the \
+tokens, self-consistency is a mixture of two of its arms, chosen on one half of the problems and judged on the other; \
+without a prefix cache the prompt tokens would count as well. A budget counts the sentences that doubt, too. \
+Intervals of accuracies are Wilson's over the \
 problems, as if the seeds added nothing; those of differences are 95% bootstraps over problems, each with all of its \
 seeds, the same problems for all arms: of no width where the difference is the same for all. Nothing is corrected for \
 the number of arms compared. Tasks of reasoning-gym: {gym}. Files: {files}."""

@@ -1,10 +1,14 @@
 """Problems with one checkable answer: from reasoning-gym, or from a JSONL file with questions and answers."""
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from math_verify import parse, verify  # type: ignore[import-untyped]
+
+# It warns, at each call, that its time-outs are off.
+logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 INSTRUCTION = "Think step by step. End with a last line that says: The answer is X."
 _FIELDS = (("question", "answer"), ("Question", "Answer"), ("input", "target"), ("problem", "answer"))

@@ -82,6 +82,7 @@ class StrategyRun:
                 decode=self.plan.decode,
                 on_call=telemetry.call,
                 on_report=self._tell_report,
+                on_score=telemetry.score,
             )
             with self._blaming(session):
                 async with session, aclosing(run(self._in_turn(task, session), session)) as events:  # type: ignore[type-var]

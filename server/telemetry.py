@@ -88,6 +88,14 @@ class RunTelemetry:
         span.set_attribute("gen_ai.response.finish_reasons", [result.finish_reason for result in results])
         span.end()
 
+    def score(self, began: float, requests: int, tokens: int) -> None:
+        """Records the span of a score that is over."""
+        start = time.time_ns() - int((time.monotonic() - began) * 1e9)
+        span = tracer.start_span("engine call: score", context=self._context, start_time=start)
+        span.set_attribute("redraft.branches", requests)
+        span.set_attribute("gen_ai.usage.output_tokens", tokens)
+        span.end()
+
     @contextmanager
     def observe(self, run: "StrategyRun") -> Iterator[None]:
         """Counts the run, whatever becomes of it, and spans it."""

@@ -101,12 +101,12 @@ class Call:
     @property
     def running(self) -> bool:
         """Whether a branch of it has not ended."""
-        return self.running_branches > 0
+        return any(branch.running for branch in self._branches)
 
     @property
-    def running_branches(self) -> int:
-        """How many of them have not ended."""
-        return sum(branch.running for branch in self._branches)
+    def unspent(self) -> int:
+        """Tokens of the budget that its branches have reserved and not used."""
+        return sum(b.sampling.max_tokens - len(b.token_ids) for b in self._branches if not b.settled)
 
     async def stop(self, branch: int | None = None) -> None:
         """Ends one branch, or all; the pieces that the engine has made until then still come."""

@@ -257,7 +257,7 @@ class Engine(Protocol):
     ) -> Sequence[Scored]:
         """Log-probabilities of continuations of one token or more each, side by side over one shared prompt.
 
-        The engine generates one token at most for a continuation of one, and one more than it has for any other. What
-        its requests take is told as they end.
+        The engine generates a token for each of theirs at most, and one more for each continuation. What its requests
+        take is told as they end.
         """
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -68,6 +69,8 @@ class Session:
         decode: switches the request's decoders on in the sampling of a branch, which may continue another.
         on_call: told of each call once it is over, for metrics and traces.
         on_report: told at once what a decoder inside the engine did to a branch of a call.
+        on_score: told of each score once it is over: when it began (time.monotonic), its requests, and the tokens that
+            the engine generated for them.
     """
 
     def __init__(
@@ -80,19 +83,21 @@ class Session:
         decode: Callable[[Sampling, Generation | None], Sampling] = lambda sampling, continues: sampling,
         on_call: Callable[[Call], None] = lambda call: None,
         on_report: Callable[[Report, Call, int], None] = lambda report, call, branch: None,
+        on_score: Callable[[float, int, int], None] = lambda began, requests, tokens: None,
     ) -> None:
         self.engine = engine
         self.usage = Usage()
         self.kept = Generation()
         self.rounds = 0
         self.side_by_side = 0
-        """Branches that go on by themselves: what is left of the budget is for all of them."""
+        """Branches that have not come to their end: what is left of the budget is for all of them alike."""
         self.limit: Limit | None = None
         self.failures: list[Exception] = []
         """Errors that the engine, not the strategy, raised."""
         self._adapter = adapter
         self._decode = decode
         self._on_call = on_call
+        self._on_score = on_score
         self.on_report = on_report
         self._tokens_left = max_tokens
         self._deadline = None if max_seconds is None else asyncio.get_running_loop().time() + max_seconds
@@ -174,18 +179,21 @@ class Session:
         self._require_time()
         if max(len(prompt) + len(tokens) for tokens in continuations) >= self.capabilities.max_model_len:
             raise self._exhausted("context")
-        most = sum(1 if len(tokens) == 1 else len(tokens) + 1 for tokens in continuations)
+        most = sum(len(tokens) + 1 for tokens in continuations)
         if self._tokens_left is not None:
             if self._tokens_left < most:
                 raise self._exhausted("budget")
             self._tokens_left -= most
-        usage, spent, cached = self.usage, 0, list[int]()
+        usage, spent, requests, began = self.usage, 0, 0, time.monotonic()
         usage.calls += 1
 
         def count(cost: Cost) -> None:
-            nonlocal spent
+            nonlocal spent, requests
+            shared = len(prompt) if requests else 0
+            usage.prompt_tokens += cost.prompt_tokens - shared
+            usage.cached_tokens += max(cost.cached_tokens - shared, 0)
+            requests += 1
             spent += cost.completion_tokens
-            cached.append(cost.cached_tokens)
             usage.branches += 1
             usage.completion_tokens += cost.completion_tokens
             usage.engine_prompt_tokens += cost.prompt_tokens
@@ -200,8 +208,7 @@ class Session:
             raise
         finally:
             self.give_back(most - spent)
-            usage.prompt_tokens += len(prompt) + sum(map(len, continuations))
-            usage.cached_tokens += min(cached, default=0)
+            self._on_score(began, requests, spent)
 
     async def bounded(self, work: Awaitable[T]) -> T:
         """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""
@@ -238,9 +245,10 @@ class Session:
             if self._tokens_left < 1:
                 raise self._exhausted("budget")
             samplings = samplings[: self._tokens_left]
-            # Others have theirs reserved; of those that have not, this is one.
-            others = self.side_by_side - sum(call.running_branches for call in self._open)
-            share = max(self._tokens_left // max(len(samplings), others), 1)
+            # What the others have reserved is for their next tokens only: they are owed as much as this one.
+            unspent = self._tokens_left + sum(call.unspent for call in self._open)
+            share = unspent // max(len(samplings), self.side_by_side)
+            share = max(min(share, self._tokens_left // len(samplings)), 1)
         granted = []
         for sampling in samplings:
             tokens = min(sampling.max_tokens, room)

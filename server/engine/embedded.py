@@ -198,20 +198,18 @@ class EmbeddedEngine:
         *,
         on_cost: Callable[[Cost], None] = lambda cost: None,
     ) -> Sequence[Scored]:
-        """First tokens as the engine samples them when it may sample nothing else, which leaves the prompt in the
-        prefix cache; those behind them by the log-probabilities that vLLM has for prompts, of which few are left to be
-        computed. Those of a cached part it does not have, so not of a first token that a block begins with.
+        """First tokens as the engine samples one: among the likeliest, or where it may sample nothing else. That leaves
+        the prompt in the prefix cache. Those behind them by the log-probabilities that vLLM has for prompts, of which
+        few are left to be computed; it has none for a cached part, so not of a first token that a block begins with.
         """
         scoring = _Scoring(self._ask, adapter, on_cost)
-        firsts = list(dict.fromkeys(continuation[0] for continuation in continuations))
+        known = await scoring.likeliest(prompt, self.capabilities.max_logprobs)
+        unlikely = list(dict.fromkeys(one[0] for one in continuations if one[0] not in known))
         async with asyncio.TaskGroup() as group:
-            asked = {token: group.create_task(scoring.next_token(prompt, token)) for token in firsts}
-        async with asyncio.TaskGroup() as group:
+            firsts = {token: group.create_task(scoring.next_token(prompt, token)) for token in unlikely}
             rests = [group.create_task(scoring.rest(prompt, continuation)) for continuation in continuations]
-        return [
-            Scored((asked[continuation[0]].result(), *rest.result()))
-            for continuation, rest in zip(continuations, rests, strict=True)
-        ]
+        known |= {token: task.result() for token, task in firsts.items()}
+        return [Scored((known[one[0]], *rest.result())) for one, rest in zip(continuations, rests, strict=True)]
 
     async def _ask(self, prompt: Prompt, sampling: SamplingParams, adapter: Any) -> RequestOutput:
         options = self._options
@@ -229,6 +227,10 @@ class EmbeddedEngine:
         return output
 
 
+LIKELIEST = 20
+"""Tokens whose log-probabilities cost next to nothing more than one's."""
+
+
 class _Scoring:
     """The requests of one score."""
 
@@ -241,6 +243,12 @@ class _Scoring:
         self._ask_engine = ask
         self._adapter = adapter
         self._on_cost = on_cost
+
+    async def likeliest(self, prompt: Prompt, most: int) -> dict[int, float]:
+        """The log-probabilities of the likeliest tokens behind a prompt."""
+        completion = (await self._ask(prompt, logprobs=min(most, LIKELIEST))).outputs[0]
+        assert completion.logprobs is not None
+        return {token: entry.logprob for token, entry in completion.logprobs[0].items()}
 
     async def next_token(self, prompt: Prompt, token: int) -> float:
         """The log-probability of one token behind a prompt. VLLM's are those before it keeps to the allowed ones."""

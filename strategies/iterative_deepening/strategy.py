@@ -13,13 +13,14 @@ grows on where it would leave no room behind the sentence.
 
 Where the model thinks in tags, the sentence stands before the end of the thought, and what came after that is dropped:
 a round then makes up to T tokens anew, all rounds together no more than the sum of their budgets. An answer that ended
-at one of the client's stop strings is always accepted. Penalties count the tokens of a round.
+at one of the client's stop strings is always accepted, and where the sentence would make one it is not doubted.
+Penalties count the tokens of a round. T counts the sentences too; without a prefix cache, what a call computes again is
+below max_tokens * growth / (growth - 1) and a sentence a round, in all calls together.
 """
 
 import asyncio
 import math
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import replace
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
@@ -29,6 +30,7 @@ from strategies.answers import AnswerKind
 from strategies.base import Answer, Event, InvalidTask, Note, Params, Strategy, Task, Thought, require_samples_differ
 from strategies.engine import Engine, Generation, Sampling
 from strategies.iterative_deepening.doubt import Doubt
+from strategies.iterative_deepening.seam import Seam, crossing
 from strategies.merge import side_by_side
 from strategies.scores import SCORERS, Scorer, require_scorer, scorer_of
 from strategies.session import Exhausted, Session
@@ -145,7 +147,7 @@ class IterativeDeepening(Strategy):
             if not y.complete and (y.finish_reason == "abort" or len(y.token_ids) < end):
                 return  # It ended at a limit, not at its budget.
             doubted = doubt.cast(y) if round < p.max_rounds and end < most else None
-            if doubted is not None and len(doubted.token_ids) < most:
+            if doubted is not None and self._fits(doubted, y, task):
                 budget = p.grown(budget, len(doubted.token_ids))
                 end = most if round + 1 == p.max_rounds else min(int(budget), most)
             elif y.complete or end == most:
@@ -154,27 +156,30 @@ class IterativeDeepening(Strategy):
                 doubted, end = None, most
             round += 1
             before = doubted or y
-            call = engine.call(
-                task.prompt + before.token_ids,
-                self._sampling(task, engine, round, before, end),
-                role="attempt",
-                branch=branch,
-                continues=before,
-            )
-            announced = doubted is None
+            sampling = self._sampling(task, engine, round, before, end)
+            prompt = task.prompt + before.token_ids
+            call = engine.call(prompt, sampling, role="attempt", branch=branch, continues=before)
+            seam, said = Seam(before, task.sampling, engine), False
             try:
                 async for piece in call:
-                    if doubted is not None and not announced:
-                        announced = True
+                    if doubted is not None and piece.token_ids and not said:
                         engine.rounds = max(engine.rounds, round)
-                        recomputed = len(task.prompt) + len(doubted.token_ids) - piece.cached_tokens
-                        yield self._trigger(round, y, doubted, recomputed, doubt)
+                        yield self._trigger(round, y, doubted, len(prompt) - piece.cached_tokens, doubt)
                         yield Thought(p.trigger, "attempt", branch)
+                    said = said or bool(piece.token_ids)
                     yield Thought(piece.text, "attempt", branch)
+                    if seam.stops(piece):
+                        await call.stop()
             except Exhausted:
                 return  # The others may have what this one lacks.
-            seen = len(before.text) - (len(p.trigger) if doubted is not None else 0)
-            y = _stopped(before + call.result, seen, task.sampling)
+            if not said:
+                return  # It was stopped before it could say anything.
+            y = seam.join(call.result)
+
+    def _fits(self, doubted: Generation, y: Generation, task: Task) -> bool:
+        """Whether there is room behind the sentence, and no stop string of it and what stands before it."""
+        length, stops = len(doubted.token_ids), task.sampling.stop
+        return length < task.sampling.max_tokens and crossing(doubted.text, len(y.text), stops) is None
 
     def _trigger(self, round: int, y: Generation, doubted: Generation, recomputed: int, doubt: Doubt) -> Note:
         length = len(y.token_ids)
@@ -221,20 +226,6 @@ class IterativeDeepening(Strategy):
                 total += scorer.token(logprobs, token, engine.capabilities.vocab_size)
                 count += 1
         return total / max(count, 1)
-
-
-def _stopped(y: Generation, seen: int, sampling: Sampling) -> Generation:
-    """The answer up to a stop string that does not stand in one call's text alone: it begins in what was there before,
-    `seen` characters, or in the sentence behind that.
-    """
-    if len(y.token_ids) <= sampling.min_tokens:
-        return y
-    found = [(y.text.find(stop, max(seen - len(stop) + 1, 0)), stop) for stop in sampling.stop]
-    position, stop = min(((at, stop) for at, stop in found if at >= 0), default=(-1, ""))
-    if position < 0:
-        return y
-    end = position + len(stop) * sampling.include_stop_str_in_output
-    return replace(y, text=y.text[:end], finish_reason="stop", stop_reason=stop)
 
 
 def _best(grown: dict[int, Generation]) -> Generation:

@@ -72,7 +72,8 @@ class Revise(Strategy):
         if p.mode == "prompted":
             return
         token = engine.added_token(p.token)
-        if token is None or token in engine.capabilities.end_tokens:
+        # A tokenizer may know a token for which the model has no weights.
+        if token is None or token in engine.capabilities.end_tokens or token >= engine.capabilities.vocab_size:
             raise InvalidTask(
                 f"this model has no token {p.token!r} of its own, so it was not trained for revise. Train it to say "
                 "one where an attempt of its own is wrong and to go on with a right one (arXiv:2502.14565), serve that "
@@ -113,10 +114,10 @@ class Revise(Strategy):
         branch, verifier = y.branch, self._verifier(task, engine)
         try:
             for round in range(self.params.rounds + 1):
-                if y.complete or branch not in latest:
+                if branch not in latest or _is_answer(y):
                     latest[branch] = Attempt(y, 0.0)
                 engine.keep(_surest(latest))
-                if not y.complete:
+                if not _is_answer(y):
                     return
                 verdict = await verifier.verify(y)
                 latest[branch] = Attempt(y, verdict.confidence)
@@ -164,6 +165,11 @@ class Revise(Strategy):
         token = engine.added_token(self.params.token)
         assert token is not None  # `check` says so.
         return token
+
+
+def _is_answer(y: Generation) -> bool:
+    """Whether an attempt came to its end, and said something."""
+    return y.complete and bool(y.text)
 
 
 def _surest(latest: dict[int, Attempt]) -> Generation:

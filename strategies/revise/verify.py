@@ -91,9 +91,9 @@ class ByToken:
 class ByQuestion:
     """An approximation for models that were not trained for it: they are asked, as a user would.
 
-    The confidence is P(Yes) / (P(Yes) + P(No)) of the first token of the reply, in any case, with or without a space
-    before it. Where both together are unlikely, the reply is another, and the confidence says little: the verdict's
-    mass tells.
+    The confidence is P(Yes) / (P(Yes) + P(No)) of the beginning of the reply, in any case, with or without a space
+    before it, as far as the model has tokens for that. Where both together are unlikely, the reply is another, and the
+    confidence says little: the verdict's mass tells.
 
     Args:
         task: the request.
@@ -109,15 +109,18 @@ class ByQuestion:
         """By the probabilities of the two replies."""
         self._talk += [{"role": "assistant", "content": attempt.text}, {"role": "user", "content": QUESTION}]
         prompt = await self._engine.render(self._talk)
-        yes, no = self._first_tokens(YES), self._first_tokens(NO)
-        scores = await self._engine.score(prompt, [(token,) for token in (*yes, *no)])
+        yes, no = self._spellings(YES), self._spellings(NO)
+        scores = await self._engine.score(prompt, [*yes, *no])
         return Verdict.of(scores[: len(yes)], scores[len(yes) :], "ratio", None)
 
-    def _first_tokens(self, word: str) -> list[int]:
-        """Of all ways to write a word, each token once."""
-        cases = (word, word.lower(), word.upper())
-        written = [before + case for before in ("", " ") for case in cases]
-        return list(dict.fromkeys(self._engine.encode(one)[0] for one in written))
+    def _spellings(self, word: str) -> list[tuple[int, ...]]:
+        """The ways to write a word that are tokens of their own; where there is none, the word itself.
+
+        Of others the first token is no measure: it may begin the other word too, or many more.
+        """
+        written = [before + case for before in ("", " ") for case in (word, word.lower(), word.upper())]
+        found = dict.fromkeys(self._engine.encode(one) for one in written)
+        return [tokens for tokens in found if len(tokens) == 1] or [self._engine.encode(word)]
 
     async def again(self) -> tuple[Prompt, Generation | None]:
         """The conversation so far, and the request to think again."""

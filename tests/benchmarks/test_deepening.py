@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.deepening import Arm, Numbers, Settings, arms, cells, gain, middle, report
+from benchmarks.deepening import Arm, Numbers, Settings, arms, cells, gain, halves, middle, report
 from benchmarks.journal import Journal
 from benchmarks.problems import Problem, from_file, from_gym, right
 from benchmarks.stats import wilson
@@ -63,35 +63,53 @@ def arm_of(right: Numbers, tokens: Numbers) -> Arm:
     return Arm(right, tokens, nothing, nothing, nothing)
 
 
-def test_intervals() -> None:
-    low, high = middle(arm_of(numbers(*[0, 1] * 50), numbers(*[9] * 100)).resampled().right)
-    assert 0.35 < low < 0.45 < 0.55 < high < 0.65
-    assert middle(arm_of(numbers(1, 1, 1), numbers(9, 9, 9)).resampled().right) == (1.0, 1.0)
-
-
 def test_an_interval_has_a_width_where_all_are_alike() -> None:
     assert wilson(0.0, 40) == pytest.approx((0, 0.0876), abs=1e-4)
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
 
 
+def constant(right: float, tokens: float) -> Arm:
+    """The same on each of four problems."""
+    return arm_of(numbers(*[right] * 4), numbers(*[tokens] * 4))
+
+
 def test_a_gain_is_over_a_mixture_at_as_many_tokens() -> None:
-    votes = [arm_of(numbers(0.2), numbers(100)), arm_of(numbers(0.6), numbers(200)), arm_of(numbers(0.8), numbers(400))]
-    assert gain(arm_of(numbers(0.5), numbers(150)), votes) == pytest.approx([0.1])
-    assert gain(arm_of(numbers(0.5), numbers(300)), votes) == pytest.approx([-0.2])
-    assert gain(arm_of(numbers(0.5), numbers(900)), votes) == pytest.approx([-0.3])  # none of it took as many
+    votes = [constant(0.2, 100), constant(0.6, 200), constant(0.8, 400)]
+    for drawn in (halves(4), halves(4, resamples=1)):
+        assert gain(constant(0.5, 150), votes, drawn) == pytest.approx([0.1])
+        assert gain(constant(0.5, 300), votes, drawn) == pytest.approx([-0.2])
+        assert gain(constant(0.5, 400), votes, drawn) == pytest.approx([-0.3])
+        assert gain(constant(0.5, 900), votes, drawn) == pytest.approx([-0.3])  # none of it took as many
+        assert gain(constant(0.5, 50), votes, drawn) == pytest.approx([0.3])
 
 
 def test_an_arm_that_a_mixture_beats_is_no_measure() -> None:
     """A vote of two is one sample at twice the price."""
-    points = [(0.30, 100), (0.30, 195), (0.40, 360)]
-    votes = [arm_of(numbers(right), numbers(tokens)) for right, tokens in points]
-    assert gain(arm_of(numbers(0.32), numbers(195)), votes) == pytest.approx([0.32 - (0.30 + 0.1 * 95 / 260)])
+    votes = [constant(0.30, 100), constant(0.30, 195), constant(0.40, 360)]
+    assert gain(constant(0.32, 195), votes, halves(4)) == pytest.approx([0.32 - (0.30 + 0.1 * 95 / 260)])
 
 
 def test_problems_are_drawn_alike_for_all_arms() -> None:
     arm = arm_of(numbers(0, 1, 0, 0, 1), numbers(1, 2, 3, 4, 5))
-    twice = arm_of(arm.right, 2 * arm.tokens)
-    assert not gain(arm.resampled(), [arm.resampled(), twice.resampled()]).any()
+    assert gain(arm, [arm], halves(5, resamples=100)) == pytest.approx(np.zeros(100))
+
+
+def test_arms_that_are_alike_gain_nothing() -> None:
+    """On average: what is the best by chance on one half is not on the other."""
+    draw, gains = np.random.default_rng(1), []
+    for _ in range(300):
+        right = draw.binomial(2, 0.3, (5, 40)) / 2
+        price = draw.normal([[100], [300], [600], [1000], [450]], 30, (5, 40))
+        *votes, arm = (arm_of(*one) for one in zip(right, price, strict=True))
+        gains.append(gain(arm, votes, halves(40)).item())
+    assert abs(np.mean(gains)) < 2.5 * np.std(gains) / np.sqrt(300)
+
+
+def test_intervals() -> None:
+    arm, none = arm_of(numbers(*[0, 0, 1, 1] * 25), numbers(*[9] * 100)), constant(0, 9)
+    low, high = middle(gain(arm, [arm_of(numbers(*[0] * 100), arm.tokens)], halves(100, resamples=2000)))
+    assert 0.35 < low < 0.45 < 0.55 < high < 0.65
+    assert middle(gain(none, [none], halves(4, resamples=10))) == (0, 0)
 
 
 def test_every_problem_is_asked_of_every_arm_with_every_seed() -> None:
@@ -127,7 +145,7 @@ def test_a_report_has_means_over_problems_and_seeds(tmp_path: Path) -> None:
     assert (list(arm.right), list(arm.tokens)) == ([0.5, 0], [200, 200])
     text = report(journal, tmp_path).read_text()
     assert "| self_consistency of 4 | 0.25 [0.03, 0.80] | 200 | 1 | 3.0 | 0.25 |  |  |" in text
-    difference = "+0.75 [+0.50, +1.00]"
+    difference = "+0.75 [+0.75, +0.75]"
     row = f"| deepening from 9 by 2 | 1.00 [0.34, 1.00] | 300 | 1 | 3.0 | 1.00 | {difference} (takes more than any) |"
     assert f"{row} {difference} |" in text
     assert (tmp_path / "deepening.png").stat().st_size > 1000

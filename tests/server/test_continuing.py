@@ -193,14 +193,20 @@ def test_the_least_growth_holds_nobody_up(server: Server) -> None:
 
 
 def test_a_stop_string_over_two_rounds(server: Server) -> None:
-    plain = server.client.chat.completions.create(
-        model=server.model, messages=QUESTION, max_tokens=40, temperature=0, extra_body={"ignore_eos": True}
-    )
-    said = plain.choices[0].message.content or ""
-    stop = said[-8:] + TRIGGER[:3]
-    answer = ask(server, "iterative_deepening", deepening(), ignore_eos=True, stop=[stop])
+    """Nothing of it is in the answer, in its log-probabilities or among its visible tokens."""
+    whole = ask(server, "iterative_deepening", deepening(max_rounds=1), ignore_eos=True)
+    content = whole["choices"][0]["message"]["content"]
+    seam = content.index(TRIGGER) + len(TRIGGER)
+    stop = content[seam - 4 : seam + 5]
+    answer = ask(server, "iterative_deepening", deepening(max_rounds=1), ignore_eos=True, stop=[stop], logprobs=True)
     (choice,) = answer["choices"]
-    assert (choice["message"]["content"], choice["finish_reason"], choice["stop_reason"]) == (said[:-8], "stop", stop)
+    found = (choice["message"]["content"], choice["finish_reason"], choice["stop_reason"])
+    assert found == (content[: seam - 4], "stop", stop)
+    said = "".join(entry["token"] for entry in choice["logprobs"]["content"])
+    assert stop in said
+    assert len(said) <= seam + 5 + 12  # To the end of the token that ends it.
+    usage = answer["usage"]
+    assert usage["completion_tokens"] < 96 - 20
 
 
 def test_a_budget_is_for_all_samples(server: Server) -> None:

@@ -18,6 +18,7 @@ from strategies.base import Budget, Strategy
 from strategies.best_of_n import BestOfN, BestOfNParams
 from strategies.direct import Direct
 from strategies.engine import Piece
+from strategies.revise import Revise, ReviseParams
 from strategies.self_refine import SelfRefine, SelfRefineParams
 from tests.strategies.scripted import Reply, ScriptedEngine, task_of
 
@@ -91,6 +92,18 @@ async def test_branches_of_one_call_share_its_span(exporter: InMemorySpanExporte
     assert call.attributes["redraft.branches"] == 3
     assert call.attributes["gen_ai.usage.output_tokens"] == 6
     assert call.attributes["gen_ai.response.finish_reasons"] == ("stop", "stop", "stop")
+
+
+async def test_a_score_has_a_span_too(exporter: InMemorySpanExporter) -> None:
+    _, answer = start(Revise(ReviseParams(mode="prompted", rounds=0)), ScriptedEngine(["42"]))
+    assert [piece async for piece in answer]
+    run, calls = split(exporter)
+    assert_parented(run, calls)
+    attempt, score = sorted(calls, key=lambda call: call.name)
+    assert (attempt.name, score.name) == ("engine call: attempt", "engine call: score")
+    attributes = score.attributes or {}
+    assert attributes["redraft.branches"] == attributes["gen_ai.usage.output_tokens"] == 12
+    assert (run.attributes or {})["redraft.engine_calls"] == 2
 
 
 async def test_a_client_that_leaves_ends_both_spans(exporter: InMemorySpanExporter) -> None:

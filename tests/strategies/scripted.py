@@ -105,7 +105,7 @@ class ScriptedEngine:
         *,
         max_model_len: int = 100_000,
         max_logprobs: int = 20,
-        vocab_size: int = 1000,
+        vocab_size: int = 2**33,
         scores: Callable[[Prompt, int], float] = lambda prompt, token: -1.0,
     ) -> None:
         self.capabilities = Capabilities(
@@ -157,7 +157,7 @@ class ScriptedEngine:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The words of tokens that it has said or encoded."""
-        return "".join(self._words[token] for token in token_ids)
+        return "".join(self._words.get(token, "") for token in token_ids)
 
     def added_token(self, text: str) -> int | None:
         """Those between bars."""
@@ -175,7 +175,9 @@ class ScriptedEngine:
         await asyncio.sleep(0)
         self.scored.append(prompt)
         for tokens in continuations:
-            on_cost(Cost(len(prompt) + len(tokens), 0, 1))
+            on_cost(Cost(len(prompt), 0, 1))
+            if len(tokens) > 1:
+                on_cost(Cost(len(prompt) + len(tokens), 0, 1))
         return [Scored(tuple(self._scores(prompt, token) for token in tokens)) for tokens in continuations]
 
     def _known(self, word: str) -> int:

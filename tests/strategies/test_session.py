@@ -156,7 +156,7 @@ async def test_renders_through_the_engine_and_tells_its_capabilities() -> None:
     assert await session.render(messages, tools) == prompt_of(messages, tools)
     assert engine.rendered == [(messages, tools)]
     assert session.capabilities == Capabilities(
-        frozenset({"tokens", "logprobs", "grammar", "scores"}), 77, 20, 1000, (EOS,)
+        frozenset({"tokens", "logprobs", "grammar", "scores"}), 77, 20, 2**33, (EOS,)
     )
 
 
@@ -614,16 +614,16 @@ async def test_the_scripted_engine_sees_each_request() -> None:
 
 async def test_scores_take_of_the_budget_and_are_counted() -> None:
     engine = ScriptedEngine([], scores=lambda prompt, token: -float(token))
-    async with Session(engine, max_tokens=4) as session:
-        scores = await session.score(PROMPT, [(1, 2), (3,)])  # At most four, and it took two.
+    async with Session(engine, max_tokens=5) as session:
+        scores = await session.score(PROMPT, [(1, 2), (3,)])  # At most five, and it took three.
         assert [score.logprobs for score in scores] == [(-1.0, -2.0), (-3.0,)]
         usage = session.usage
-        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 2, 2)
-        assert usage.prompt_tokens == len(PROMPT) + 3
-        assert usage.engine_prompt_tokens == 2 * len(PROMPT) + 3
+        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 3, 3)
+        assert usage.prompt_tokens == len(PROMPT) + 2  # A token that is sampled is no prompt.
+        assert usage.engine_prompt_tokens == 3 * len(PROMPT) + 2
         with pytest.raises(Exhausted, match="budget"):
             await session.score(PROMPT, [(1, 2)])
-        assert len(await session.score(PROMPT, [(1,), (2,)])) == 2
+        assert len(await session.score(PROMPT, [(1,)])) == 1
 
 
 async def test_what_a_score_took_until_the_deadline_is_counted(clock: Clock) -> None:
@@ -654,28 +654,18 @@ async def test_what_a_score_took_until_the_deadline_is_counted(clock: Clock) -> 
 
 
 async def test_what_is_left_is_shared_by_the_branches_that_go_on() -> None:
+    """Also by one whose tokens are reserved for its next step only."""
     engine = ScriptedEngine(lambda request: Reply(" ".join("abcdefgh"), hold_at=1))
     async with Session(engine, max_tokens=30) as session:
         session.side_by_side = 3
-        calls = [session.call(PROMPT, replace(HUNDRED, max_tokens=50)) for _ in range(4)]
+        small, large = replace(HUNDRED, max_tokens=4), replace(HUNDRED, max_tokens=50)
+        calls = [session.call(PROMPT, sampling) for sampling in (small, large, large, large)]
         runs = [asyncio.ensure_future(call.finish()) for call in calls[:3]]
         await engine.until_held(3)
-        assert [request.sampling.max_tokens for request in engine.requests] == [10, 10, 10]
-        with pytest.raises(Exhausted, match="budget"):
-            await calls[3].finish()
+        # 30 for three; then 26 and what the first has left of its 4, for three; then 16 and what is left of those.
+        assert granted(engine) == [4, 10, 10]
         engine.release()
         await asyncio.gather(*runs)
-
-
-async def test_no_score_after_the_deadline(clock: Clock) -> None:
-    async with Session(ScriptedEngine([]), max_seconds=1) as session:
-        await clock.advance(2)
-        with pytest.raises(Exhausted, match="deadline"):
-            await session.score(PROMPT, [(1,)])
-
-
-async def test_no_score_beyond_the_context() -> None:
-    async with Session(ScriptedEngine([], max_model_len=len(PROMPT) + 2)) as session:
-        await session.score(PROMPT, [(1,)])
-        with pytest.raises(Exhausted, match="context"):
-            await session.score(PROMPT, [(1, 2)])
+        session.side_by_side = 1
+        await calls[3].finish()
+        assert granted(engine)[3] == 30 - 4 - 8 - 8

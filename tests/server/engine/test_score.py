@@ -80,14 +80,29 @@ async def test_the_prompt_is_shared(engine: "EmbeddedEngine") -> None:
     prompt = text(10 * BLOCK + 5, seed=1000)
     costs: list[Cost] = []
     await engine.score(Prompt(prompt), [(1, 2), (3,), (4, 5, 6)], on_cost=costs.append)
-    assert len(costs) == 5
-    assert sum(cost.prompt_tokens - cost.cached_tokens for cost in costs) < len(prompt) + 5 * 2 * BLOCK
+    assert len(costs) <= 1 + 3 + 2
+    assert sum(cost.prompt_tokens - cost.cached_tokens for cost in costs) < len(prompt) + 6 * 2 * BLOCK
+
+
+async def test_likely_tokens_take_one_request(engine: "EmbeddedEngine", model: Any) -> None:
+    """However many are asked for."""
+    import torch
+
+    prompt = text(2 * BLOCK, seed=1050)
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt])).logits[0, -1]
+    likely = logits.topk(20).indices.tolist()
+    costs: list[Cost] = []
+    found = await engine.score(Prompt(prompt), [(token,) for token in likely], on_cost=costs.append)
+    assert len(costs) == 1
+    expected = logits.log_softmax(-1)[likely].tolist()
+    assert [scored.total for scored in found] == pytest.approx(expected, rel=TOLERANCE, abs=TOLERANCE)
 
 
 @pytest.mark.parametrize("length", [3 * BLOCK, 3 * BLOCK + 1, 4 * BLOCK - 1])
 async def test_a_prompt_that_ends_with_a_block_costs_no_more(engine: "EmbeddedEngine", length: int) -> None:
     prompt, continuations = Prompt(text(length, seed=1100 + length)), [text(n, seed=n) for n in (1, 1, 2, 40)]
-    for most in (1 + 1 + 3 + 2, 1 + 1 + 3 + 41, 1 + 1 + 3 + 41):  # Once the longest is cached, for most of it too.
+    for most in (1 + 3 + 2 + 1, 2 + 2 + 3 + 41, 2 + 2 + 3 + 41):  # Once the longest is cached, for most of it too.
         costs: list[Cost] = []
         await engine.score(prompt, continuations, on_cost=costs.append)
         assert sum(cost.completion_tokens for cost in costs) == len(costs) <= most
@@ -121,16 +136,15 @@ async def test_neighbours_are_unharmed(engine: "EmbeddedEngine") -> None:
 
 async def test_a_session_counts_what_a_score_takes(engine: "EmbeddedEngine") -> None:
     prompt = Prompt(text(70, seed=4000))
-    async with Session(engine, max_tokens=5) as session:
+    async with Session(engine, max_tokens=6) as session:
         await session.score(prompt, [(1,), (2, 3)])
         usage = session.usage
-        assert (usage.calls, usage.branches, usage.completion_tokens) == (1, 3, 3)
-        assert usage.prompt_tokens == 73
-        assert usage.engine_prompt_tokens == 70 + 70 + 72
-        await session.score(prompt, [(4,), (5,)])
+        # The likeliest, each of the two first tokens that is not among them, and what comes behind.
+        assert usage.completion_tokens == usage.branches <= 4
+        assert (usage.calls, usage.prompt_tokens) == (1, 72)
+        assert usage.engine_prompt_tokens == 70 * usage.branches + 2
         with pytest.raises(Exhausted, match="budget"):
-            await session.score(prompt, [(4,)])
-        assert session.usage.completion_tokens == 5
+            await session.score(prompt, [(4,), (5, 6)])
 
 
 async def test_a_continuation_that_the_context_has_no_room_for(engine: "EmbeddedEngine") -> None:

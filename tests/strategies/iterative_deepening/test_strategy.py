@@ -129,12 +129,29 @@ async def test_a_reopened_answer_may_have_ended_at_a_stop_token() -> None:
     assert outcome.answer == f"it is{WAIT}so"
 
 
-@pytest.mark.parametrize(("stop", "answer"), [(" no!b0", f"{words(4)} wait,"), ("w3 wait,", words(4)[:-2])])
-async def test_a_stop_string_over_two_rounds(stop: str, answer: str) -> None:
-    """The client gets nothing of it, though no call alone says it."""
+async def test_a_stop_string_over_two_rounds() -> None:
+    """The client gets nothing of it, though no call alone says it, and nothing of what came behind it."""
     engine = ScriptedEngine([words(50), words(50, "b")])
-    outcome = await played(engine, strategy(), stop=(stop,))
-    assert (outcome.answer, outcome.finish_reason, len(engine.requests)) == (answer, "stop", 2)
+    outcome = await played(engine, strategy(growth=4), stop=(" no!b0 b1",), logprobs=0)
+    assert (outcome.answer, outcome.finish_reason, len(engine.requests)) == (f"{words(4)} wait,", "stop", 2)
+    (piece,) = outcome.pieces
+    assert (len(piece.token_ids), piece.logprobs and len(piece.logprobs), piece.given) == (8, 8, 2)
+    assert engine.stopped == [1]  # At once: the rest of the round is not made.
+
+
+async def test_a_sentence_that_would_make_a_stop_string() -> None:
+    """Is not said."""
+    engine = ScriptedEngine([words(50), words(50, "b")])
+    outcome = await played(engine, strategy(), stop=("w3 wait,",), max_tokens=20)
+    assert outcome.answer == words(4) + words(16, "b")
+    assert not outcome.data("trigger")
+
+
+async def test_stop_strings_within_min_tokens_are_none() -> None:
+    """As in one plain call: neither one over two rounds, nor one that the engine let pass in the second."""
+    engine = ScriptedEngine([words(50), words(50, "b")])
+    outcome = await played(engine, strategy(max_rounds=1), stop=("no!b0", "b3"), min_tokens=15, max_tokens=20)
+    assert (outcome.answer, outcome.finish_reason) == (f"{words(4)}{WAIT}{words(14, 'b')}", "length")
 
 
 async def test_a_stop_string_over_two_calls_without_a_trigger() -> None:
@@ -226,6 +243,13 @@ async def test_a_thought_that_ends_in_other_tokens() -> None:
     chosen = strategy(first_budget=9, think_end="</ think>", max_rounds=1, reopen_finished=True)
     outcome = await played(engine, chosen)
     assert outcome.answer == f"hm hm{WAIT}ah"
+
+
+async def test_a_thought_whose_end_a_budget_cuts() -> None:
+    engine = ScriptedEngine([Reply("hm hm hm </ think> 41", end=EOS), Reply("ah", end=EOS)])
+    outcome = await played(engine, strategy(think_end="</ think>", max_rounds=1))
+    assert outcome.answer == f"hm hm hm{WAIT}ah"
+    assert outcome.data("trigger")[0]["dropped"] == 1
 
 
 async def test_a_thought_may_end_early_again_and_again() -> None:
@@ -356,6 +380,32 @@ async def test_a_budget_is_for_all_samples() -> None:
     assert (session.limit, session.side_by_side) == (None, 0)
 
 
+async def test_samples_that_end_at_different_times_have_their_shares_too() -> None:
+    """Of the first one that goes on, the others are still in their first round."""
+
+    def script(request: Request) -> Reply | str:
+        first = len(request.prompt) == TASK_TOKENS
+        return Reply("so", end=EOS) if first and request.number == 0 else words(999)
+
+    engine = ScriptedEngine(script)
+    session = Session(engine, max_tokens=400)
+    chosen = strategy(samples=4, first_budget=16, max_rounds=1, reopen_finished=True)
+    await play(chosen, task_of(max_tokens=5000), session)
+    granted = [request.sampling.max_tokens for request in engine.requests[4:]]
+    assert len(granted) == 4
+    assert max(granted) - min(granted) <= 16
+    assert 400 - 2 - 3 * 16 - 4 < sum(granted) <= 400 - 2 - 3 * 16
+
+
+async def test_a_round_in_which_nothing_is_said_is_none() -> None:
+    """A limit came while its prompt was computed: what is there is the answer, without the sentence."""
+    engine = ScriptedEngine([words(50, "a"), Reply(silent=True)])
+    session = Session(engine)
+    outcome = await play(strategy(), task_of(), session)
+    assert (outcome.answer, outcome.finish_reason, session.rounds) == (words(4, "a"), "length", 0)
+    assert not outcome.data("trigger")
+
+
 async def test_a_budget_of_one_token() -> None:
     session = Session(ScriptedEngine(lambda request: words(99)), max_tokens=1)
     outcome = await play(strategy(samples=3), task_of(), session)
@@ -370,14 +420,19 @@ async def test_no_room_in_the_context() -> None:
     assert (outcome.answer, outcome.finish_reason) == (words(4), "length")
 
 
-async def test_generated_tokens_stay_below_the_bound() -> None:
-    """And without a prefix cache, what is computed again below max_tokens * growth / (growth - 1)."""
-    engine = ScriptedEngine(lambda request: words(999))
-    session = Session(engine)
-    await play(strategy(first_budget=3, growth=1.5, max_rounds=16), task_of(max_tokens=200), session)
-    assert session.usage.completion_tokens <= 200
-    again = sum(prompts(engine, TASK_TOKENS))
-    assert again <= 200 * 1.5 / 0.5
+@pytest.mark.parametrize("growth", [1.1, 1.5, 2.0, 3.0, 16.0])
+@pytest.mark.parametrize("first", [1, 3, 17, 64])
+@pytest.mark.parametrize("trigger", [WAIT, " t" * 17])
+async def test_what_is_computed_stays_below_the_bound(first: int, growth: float, trigger: str) -> None:
+    """Without a prefix cache: max_tokens * growth / (growth - 1) and a trigger a round are computed again at most."""
+    for most in (100, 200, 290):
+        engine = ScriptedEngine(lambda request: words(999))
+        session = Session(engine)
+        chosen = strategy(first_budget=first, growth=growth, trigger=trigger, max_rounds=16)
+        outcome = await play(chosen, task_of(max_tokens=most), session)
+        assert session.usage.completion_tokens <= most
+        triggers = len(outcome.data("trigger")) * len(engine.encode(trigger))
+        assert sum(prompts(engine, TASK_TOKENS)) <= most * growth / (growth - 1) + triggers
 
 
 def test_greedy_samples_and_grammars_are_refused() -> None:

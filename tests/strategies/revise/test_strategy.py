@@ -162,6 +162,24 @@ async def test_prompted_counts_a_reply_however_it_is_written() -> None:
     assert (note["confidence"], note["mass"]) == (pytest.approx(4 / 7), pytest.approx(0.7))
 
 
+async def test_prompted_reads_words_whose_spellings_begin_alike() -> None:
+    """As SentencePiece writes a space: that token begins both, and says nothing of either."""
+
+    class Engine(ScriptedEngine):
+        def encode(self, text: str) -> tuple[int, ...]:
+            return (7, *super().encode(text[1:])) if text.startswith(" ") else super().encode(text)
+
+    scores = probabilities(yes=0.2, no=0.6)
+    engine = Engine(["42"], scores=lambda prompt, token: math.log(0.95) if token == 7 else scores(prompt, token))
+    (note,) = (await played(engine, mode="prompted", rounds=0)).data("verified")
+    assert (note["confidence"], note["mass"]) == (pytest.approx(0.25), pytest.approx(0.8))
+
+
+async def test_an_attempt_that_says_nothing_is_no_answer() -> None:
+    engine = ScriptedEngine([refines("it is 41"), ends("")], scores=probabilities(end=0.4))
+    assert (await played(engine)).answer == "it is 41"
+
+
 @pytest.mark.parametrize("score", [-math.inf, math.nan])
 @pytest.mark.parametrize("params", [{"confidence": "ratio"}, {"confidence": "end"}, {"mode": "prompted"}], ids=str)
 async def test_impossible_tokens_make_no_confidence(score: float, params: dict[str, Any]) -> None:
@@ -177,6 +195,12 @@ async def test_a_model_without_the_token_is_told_how_to_get_one(token: str) -> N
     with pytest.raises(InvalidTask, match=r"trained for revise.*2502\.14565.*prompted"):
         Revise(ReviseParams(token=token)).check(task_of(), engine)
     Revise(ReviseParams(token=token, mode="prompted")).check(task_of(), engine)
+
+
+def test_a_token_without_weights_is_none() -> None:
+    """A tokenizer that was given one, over embeddings that were not resized."""
+    with pytest.raises(InvalidTask, match="trained for revise"):
+        Revise().check(task_of(), ScriptedEngine([], vocab_size=REFINE))
 
 
 def test_a_grammar_would_forbid_the_token() -> None:
