@@ -1,6 +1,9 @@
 """The FastAPI application over a running engine."""
 
 import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -12,7 +15,9 @@ from server.limits import RunLimiter
 from server.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
 from server.routes import chat, listing, plain, responses
 from server.settings import Settings
-from server.vllm_api import EngineClient, attach_metrics, lifespan, mount_state
+from server.teacher import Teacher
+from server.training import Trainer, TrainerCommand
+from server.vllm_api import Adapters, EngineClient, Services, attach_metrics, lifespan, mount_state
 from strategies.registry import load_strategies
 
 
@@ -27,10 +32,11 @@ async def create_app(settings: Settings, engine: EngineClient, args: argparse.Na
     Raises:
         RuntimeError: an installed strategy plugin is broken.
     """
-    app = FastAPI(title="redraft", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title="redraft", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     await mount_state(engine, app.state, args)
     limiter = RunLimiter(settings.max_concurrent_runs, settings.max_queued_runs)
-    app.state.gateway = Gateway(settings, load_strategies(), limiter, app.state)
+    services = _services(settings, engine, args)
+    app.state.gateway = Gateway(settings, load_strategies(), limiter, app.state, services)
     for routes in (chat, responses, plain, listing):
         app.include_router(routes.router)
     attach_metrics(app)
@@ -41,6 +47,25 @@ async def create_app(settings: Settings, engine: EngineClient, args: argparse.Na
         app.add_middleware(AuthMiddleware, keys=[key.get_secret_value() for key in settings.api_key])
     app.add_middleware(CORSMiddleware, allow_origins=settings.allowed_origin, allow_methods=["*"], allow_headers=["*"])
     return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async with lifespan(app), app.state.gateway.services:
+        yield
+
+
+def _services(settings: Settings, engine: EngineClient, args: argparse.Namespace) -> Services:
+    """What the operator wants beside the engine. Raises RuntimeError if it cannot be had."""
+    adapters = teacher = None
+    if settings.training:
+        if find_spec("peft") is None:
+            raise RuntimeError("--training needs peft: pip install 'redraft[trainer]'")
+        trainer = Trainer(TrainerCommand.of(settings, engine), settings.max_queued_trainings, settings.training_seconds)
+        adapters = Adapters(engine, trainer, args.max_loras, settings.kept_adapters_mib * 2**20)
+    if settings.teacher_url is not None and settings.teacher_model is not None:
+        teacher = Teacher(settings.teacher_url, settings.teacher_model, settings.teacher_key.get_secret_value())
+    return Services(adapters, teacher)
 
 
 def with_request_ids(app: FastAPI) -> ASGIApp:

@@ -12,7 +12,7 @@ from server.limits import RunLimiter
 from server.resolve import Plan, resolve
 from server.run import StrategyRun
 from server.settings import Settings
-from server.vllm_api import capabilities
+from server.vllm_api import Services, capabilities
 from strategies.base import Event, Plugin
 from strategies.engine import Capabilities
 from strategies.reports import OWN_ARGUMENTS
@@ -28,6 +28,7 @@ class Gateway:
     limiter: RunLimiter
     vllm: State
     """vLLM's serving classes, as its own routes find them."""
+    services: Services
 
     @classmethod
     def of(cls, request: Request) -> "Gateway":
@@ -38,7 +39,7 @@ class Gateway:
     @property
     def capabilities(self) -> Capabilities:
         """What the engine can do."""
-        return capabilities(self.vllm.engine_client)
+        return capabilities(self.vllm.engine_client, services=self.services)
 
     def models(self) -> list[str]:
         """Names of the listed models and adapters."""

@@ -1,9 +1,9 @@
 """All settings of `redraft serve`: command-line flags, then REDRAFT_* variables, then a TOML file, then defaults."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -41,7 +41,21 @@ class Settings(BaseSettings):
     chat_template: Path | None = Field(None, description="Jinja file; default: the model's own.")
     tool_call_parser: str | None = Field(None, description="vLLM tool parser, for instance hermes.")
     reasoning_parser: str | None = Field(None, description="vLLM reasoning parser, for models that think.")
-    enable_lora: bool = Field(False, description="Reserve LoRA slots; plain requests get 15 to 22% slower on CPU.")
+    enable_lora: bool = Field(False, description="Serve adapters (LoRA) that vLLM's own --lora-modules names.")
+    adapters: Path | None = Field(None, description="Folder of adapters (LoRA), each a folder: served by their names.")
+    adapter_slots: int = Field(4, ge=1, le=64, description="Adapters in one step of the engine.")
+    training: bool = Field(
+        False, description="Train adapters while requests wait (ttsi): a process with weights of its own."
+    )
+    training_seconds: float = Field(120.0, gt=0, description="Longest training of one adapter.")
+    training_memory_gib: float = Field(4.0, gt=0, description="Memory of a training beside the weights, on a CPU.")
+    training_gpu_share: float = Field(0.2, gt=0, lt=1, description="Share of the GPU's memory that trainings may take.")
+    training_threads: int = Field(1, ge=1, description="Threads of a training, on a CPU.")
+    max_queued_trainings: int = Field(8, ge=0, description="Trainings that wait for their turn; more fail.")
+    kept_adapters_mib: int = Field(256, ge=0, description="Trained adapters that are kept, in MiB.")
+    teacher_url: str | None = Field(None, description="OpenAI-compatible endpoint of a stronger model (ttsi), to /v1.")
+    teacher_model: str | None = Field(None, description="Its name there.")
+    teacher_key: SecretStr = Field(SecretStr("none"), description="API key for it.")
     logits_processor: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="module:Class loaded into the engine; repeatable."
     )
@@ -65,6 +79,12 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["text", "json"] = Field("text", description="Readable lines, or one JSON object a line.")
+
+    @model_validator(mode="after")
+    def _teacher_has_a_name(self) -> Self:
+        if (self.teacher_url is None) != (self.teacher_model is None):
+            raise ValueError("--teacher-url and --teacher-model go together")
+        return self
 
     @field_validator("api_key", "allowed_origin", "logits_processor", mode="before")
     @classmethod

@@ -41,11 +41,13 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from server.engine.adapters import Adapters
 from server.engine.answering import answered_by
-from server.engine.embedded import capabilities
+from server.engine.embedded import Services, capabilities
 from server.engine.reports import report_pipe
 
 __all__ = [
+    "Adapters",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
     "ChatCompletionToolsParam",
@@ -58,6 +60,7 @@ __all__ = [
     "ResponseUsage",
     "ResponsesRequest",
     "ResponsesResponse",
+    "Services",
     "add_vllm_error_handlers",
     "answered_by",
     "attach_metrics",

@@ -6,23 +6,16 @@ The rule, for kind `auto`:
 3. Any other text is compared whole, without case, punctuation at its ends and runs of white space.
 """
 
-import asyncio
-import atexit
 import json
 import logging
-import multiprocessing
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from functools import cache
 from typing import Literal
 
-from pebble import ProcessExpired, ProcessPool
+from strategies.judge import Undecided, judged
 
 AnswerKind = Literal["auto", "math", "choice", "text"]
-
-JUDGE_SECONDS = 2.0
-"""Expressions that take longer to compare count as different: `9^9^9^9` must not hold up a vote."""
 
 
 def extract_answer(text: str, kind: AnswerKind) -> str:
@@ -50,7 +43,8 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
 async def find_same(answer: str, known: Sequence[str], kind: AnswerKind) -> int | None:
     """The position of the first known answer that says the same, None if none does.
 
-    Expressions that are no plain numbers are compared in another process, within JUDGE_SECONDS for all together.
+    Expressions that are no plain numbers are compared in another process, within JUDGE_SECONDS for all together: those
+    that take longer count as different, for `9^9^9^9` must not hold up a vote.
     """
     if answer in known:
         return known.index(answer)
@@ -65,10 +59,9 @@ async def find_same(answer: str, known: Sequence[str], kind: AnswerKind) -> int 
         symbolic = [(i, other) for i, other in symbolic if _number(other) is None]
     if not symbolic:
         return None
-    future = _judge().schedule(_first_equal, args=(answer, [other for _, other in symbolic]), timeout=JUDGE_SECONDS)
     try:
-        found = await asyncio.wrap_future(future)
-    except (TimeoutError, ProcessExpired):
+        found = await judged(_first_equal, answer, [other for _, other in symbolic])
+    except Undecided:
         return None
     return None if found is None else symbolic[found][0]
 
@@ -135,7 +128,7 @@ def _number(answer: str) -> Fraction | None:
 
 
 def _first_equal(answer: str, known: Sequence[str]) -> int | None:
-    """Runs in the judge's process; the pool, not math-verify's signals, keeps the time."""
+    """Runs in the judge's process, which keeps the time, not math-verify's signals."""
     from math_verify import parse, verify  # type: ignore[import-untyped]
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # It warns, at each call, that its signals are off.
@@ -146,18 +139,6 @@ def _first_equal(answer: str, known: Sequence[str]) -> int | None:
         if verify(parsed, candidate, timeout_seconds=None) or verify(candidate, parsed, timeout_seconds=None):
             return position
     return None
-
-
-@cache
-def _judge() -> ProcessPool:
-    """One process beside the event loop: sympy may take seconds, and may have to be killed.
-
-    It loads math-verify before its first task, so that this takes nothing of JUDGE_SECONDS, after a kill either.
-    """
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=1, initializer=_first_equal, initargs=("x", ["y"]), context=context)
-    atexit.register(pool.stop)
-    return pool
 
 
 _SEARCHED = 10_000

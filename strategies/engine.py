@@ -11,9 +11,10 @@ Tool: TypeAlias = Mapping[str, Any]
 """One tool as a client of the OpenAI API writes it."""
 
 FinishReason = Literal["stop", "length", "abort"]
-Capability = Literal["tokens", "logprobs", "grammar", "scores", "hidden_states"]
+Capability = Literal["tokens", "logprobs", "grammar", "scores", "hidden_states", "training", "teacher"]
 """tokens: continues exact token ids; logprobs: of the sampled and the likeliest tokens; grammar: constrained output;
-scores: log-probabilities of given tokens; hidden_states: runs decoders that see and change them.
+scores: log-probabilities of given tokens; hidden_states: runs decoders that see and change them; training: fits
+adapters while a request waits; teacher: may ask another model.
 """
 
 Report: TypeAlias = Mapping[str, Any]
@@ -204,6 +205,49 @@ class Capabilities:
     vocab_size: int
     end_tokens: tuple[int, ...] = ()
     """Tokens with which the model ends an answer."""
+    max_adapter_rank: int = 0
+    """Of adapters that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A text of which the last tokens are to be learnt."""
+
+    token_ids: tuple[int, ...]
+    learnt: int
+    """How many, from the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How an adapter is fitted to examples."""
+
+    rank: int
+    alpha: int
+    epochs: int
+    learning_rate: float
+    schedule: str
+    warmup: float
+    """Share of the steps."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over all examples."""
+
+    number: int
+    """From 1."""
+    loss: float
+    """Nats per learnt token."""
+
+
+class NotTrained(Exception):
+    """There is no adapter, for a reason that is not the request's fault; the text says which."""
+
+
+class NotTaught(Exception):
+    """The teacher did not answer; the text says why."""
 
 
 class PromptTooLong(ValueError):
@@ -217,6 +261,17 @@ class Stream(Protocol):
 
     async def stop(self) -> None:
         """Ends the engine's work on this branch. May be called at any time, and twice."""
+
+
+class Fitting(Protocol):
+    """An adapter in the making. Iterate it to its end; leaving it ends the training."""
+
+    adapter: Any
+    """Its handle, once the iteration is over."""
+
+    def __aiter__(self) -> AsyncIterator[Epoch]:
+        """The epochs as they end. Raises NotTrained."""
+        ...
 
 
 class Engine(Protocol):
@@ -260,4 +315,30 @@ class Engine(Protocol):
         The engine generates a token for each of theirs at most, and one more for each continuation. What its requests
         take is told as they end.
         """
+        ...
+
+    def grammar(self, schema: Mapping[str, Any]) -> Any:
+        """What constrains a call's output to JSON of a schema, for `Sampling.grammar`."""
+        ...
+
+    def fit(self, examples: Sequence[Example], training: Training, *, keep: str | None = None) -> Fitting:
+        """Fits an adapter to examples and makes it ready. Whoever gets it drops it.
+
+        Args:
+            examples: what to learn.
+            training: how.
+            keep: under which name `recall` finds it again; None to forget it once it is dropped.
+        """
+        ...
+
+    async def recall(self, name: str) -> Any:
+        """The adapter that was kept under a name, made ready; None if there is none."""
+        ...
+
+    async def drop(self, adapter: Any) -> None:
+        """Ends the use of an adapter."""
+        ...
+
+    async def teach(self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int) -> str:
+        """What the operator's stronger model answers, as JSON of a schema. Raises NotTaught."""
         ...

@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 from strategies.engine import Sampling
 
-Role = Literal["draft", "critique", "revision", "sample", "attempt", "final"]
+Role = Literal["draft", "critique", "revision", "sample", "attempt", "pair", "final"]
 """draft: a first answer; critique: text about an answer; revision: an improved answer; sample: one of several answers
-side by side; attempt: a part of an answer that goes on in further calls; final: a call that makes nothing but the
-answer."""
+side by side; attempt: a part of an answer that goes on in further calls; pair: a question with its answer, to learn
+from; final: a call that makes nothing but the answer."""
 
 Rule = Literal["inherited", "derived", "dropped"]
 """inherited: as the client asked; derived: set by the strategy; dropped: the engine's default."""
@@ -30,6 +30,9 @@ _IN_CRITIQUES: dict[str, Rule] = {
 }
 """A critique is not the answer: what shapes the answer stays out of it."""
 
+_IN_PAIRS: dict[str, Rule] = _IN_CRITIQUES | {"temperature": "derived", "grammar": "derived"}
+"""Nor is a pair; one that is of no use is asked for once more, so it must not come the same."""
+
 _IN_ATTEMPTS: dict[str, Rule] = {"max_tokens": "derived", "min_tokens": "derived", "logprobs": "derived"}
 """The client bounds the whole, not each part of it."""
 
@@ -40,6 +43,8 @@ def rule(parameter: str, role: Role) -> Rule:
         return "inherited" if role == "final" else "derived"
     if role == "critique":
         return _IN_CRITIQUES.get(parameter, "inherited")
+    if role == "pair":
+        return _IN_PAIRS.get(parameter, "inherited")
     if role == "attempt":
         return _IN_ATTEMPTS.get(parameter, "inherited")
     if parameter == "logprobs":

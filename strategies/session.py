@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -16,14 +16,18 @@ from strategies.engine import (
     Capabilities,
     Cost,
     Engine,
+    Epoch,
+    Example,
     Generation,
     Message,
+    NotTrained,
     Prompt,
     PromptTooLong,
     Report,
     Sampling,
     Scored,
     Tool,
+    Training,
 )
 
 T = TypeVar("T")
@@ -105,6 +109,8 @@ class Session:
         self._expiry: asyncio.Task[None] | None = None
         self._open: set[Call] = set()
         self._left = False
+        self._held: list[Any] = []
+        """Adapters that this request has the use of."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -120,6 +126,11 @@ class Session:
         except Exception as error:
             self.failures.append(error)
             raise
+
+    @property
+    def adapter(self) -> Any:
+        """The handle of the adapter that calls are made with, None for the served weights."""
+        return self._adapter
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a text that stands inside a prompt or an answer."""
@@ -210,6 +221,50 @@ class Session:
             self.give_back(most - spent)
             self._on_score(began, requests, spent)
 
+    async def fit(
+        self, examples: Sequence[Example], training: Training, *, keep: str | None = None
+    ) -> AsyncIterator[Epoch]:
+        """Fits an adapter, with which all further calls are made; its epochs as they end.
+
+        It may take half of the time that is left: the answer needs some too. Raises NotTrained.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if self._deadline is None else (loop.time() + self._deadline) / 2
+        fitting = self.engine.fit(examples, training, keep=keep)
+        async with aclosing(aiter(fitting)) as epochs:  # type: ignore[type-var]
+            while True:
+                timeout = asyncio.timeout_at(deadline)
+                try:
+                    async with timeout:
+                        epoch = await anext(epochs)
+                except StopAsyncIteration:
+                    break
+                except TimeoutError:
+                    if not timeout.expired():
+                        raise
+                    raise NotTrained("it would leave too little time for the answer") from None
+                yield epoch
+        self._use(fitting.adapter)
+
+    def grammar(self, schema: Mapping[str, Any]) -> Any:
+        """What constrains a call's output to JSON of a schema."""
+        return self.engine.grammar(schema)
+
+    async def teach(self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int) -> str:
+        """What the operator's stronger model answers, as JSON of a schema. Raises NotTaught, or Exhausted."""
+        return await self.bounded(self.engine.teach(messages, schema, max_tokens))
+
+    async def recall(self, name: str) -> bool:
+        """Makes all further calls with the adapter that was kept under a name; whether there is one."""
+        adapter = await self.bounded(self.engine.recall(name))
+        if adapter is not None:
+            self._use(adapter)
+        return adapter is not None
+
+    def _use(self, adapter: Any) -> None:
+        self._held.append(adapter)
+        self._adapter = adapter
+
     async def bounded(self, work: Awaitable[T]) -> T:
         """The result of work that is no engine call, such as a vote. Raises Exhausted if the deadline comes first."""
         return await self._until(self._deadline, work)
@@ -294,6 +349,8 @@ class Session:
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*(call.close() for call in list(self._open)))
+        held, self._held = self._held, []
+        await asyncio.gather(*(self.engine.drop(adapter) for adapter in held))
 
     def _expire(self) -> None:
         if calls := [call for call in self._open if call.running]:

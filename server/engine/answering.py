@@ -16,7 +16,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from server.engine.embedded import CallOptions, EmbeddedEngine, prompt_from_vllm, sampling_from_vllm
+from server.engine.embedded import CallOptions, EmbeddedEngine, Services, prompt_from_vllm, sampling_from_vllm
 from strategies.base import Task
 from strategies.engine import Engine, Generation, Message, Piece, Tool
 
@@ -43,6 +43,7 @@ def answered_by(
     messages: Sequence[Message] | None,
     tools: Sequence[Tool] | None,
     continues: bool = False,
+    services: Services,
 ) -> ServingT:
     """A twin of a vLLM serving class for one request, whose engine is the strategy's run.
 
@@ -55,11 +56,14 @@ def answered_by(
         messages: the conversation; None for what the serving class itself makes of a request (/v1/responses).
         tools: what the answer may call.
         continues: the prompt ends inside an assistant message.
+        services: what stands beside the engine.
     """
     twin = copy.copy(serving)
     renderer = _RememberingRenderer(serving.online_renderer, messages)
     twin.online_renderer = renderer  # type: ignore[assignment]
-    twin.engine_client = _AnsweringEngine(serving.engine_client, run, renderer, template, tools, continues)  # type: ignore[assignment]
+    twin.engine_client = _AnsweringEngine(  # type: ignore[assignment]
+        serving.engine_client, run, renderer, template, tools, continues, services
+    )
     return twin
 
 
@@ -90,6 +94,7 @@ class _AnsweringEngine:
         template: ChatCompletionRequest,
         tools: Sequence[Tool] | None,
         continues: bool,
+        services: Services,
     ) -> None:
         self._client = client
         self._run = run
@@ -97,6 +102,7 @@ class _AnsweringEngine:
         self._template = template
         self._tools = tools
         self._continues = continues
+        self._services = services
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -125,7 +131,7 @@ class _AnsweringEngine:
             tools=self._tools,
             continues=self._continues,
         )
-        engine = EmbeddedEngine(self._client, self._renderer.renderer, options, lora_request)
+        engine = EmbeddedEngine(self._client, self._renderer.renderer, options, lora_request, self._services)
         whole = sampling_params.output_kind == RequestOutputKind.FINAL_ONLY
         pieces: list[Piece] = []
         async for piece in self._run.answer(task, engine, lora_request):

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from server.engine.cpu_generator import PLUGIN_NAME
 from server.engine.hardware import GIB, Hardware, cpu_dtype, kv_cache_gib, thread_binding
 from server.models import ResolvedModel
+from server.models.adapters import find_adapters
 from server.settings import Settings
 
 # One step of a small model on two cores then takes about a second, and nothing can be cancelled within a step.
@@ -114,7 +115,7 @@ def _decided(settings: Settings, model: ResolvedModel, hardware: Hardware) -> di
         "tool_call_parser": tool_call_parser,
         "enable_auto_tool_choice": tool_call_parser is not None,
         "reasoning_parser": settings.reasoning_parser or "",
-        "enable_lora": settings.enable_lora or None,
+        "enable_lora": settings.enable_lora or settings.training or settings.adapters is not None or None,
         "logits_processors": list(settings.logits_processor) or None,
         "otlp_traces_endpoint": settings.otlp_traces_endpoint,
         "sse_keep_alive_interval": settings.heartbeat_seconds,
@@ -133,10 +134,20 @@ def _chosen(settings: Settings, hardware: Hardware) -> dict[str, Any]:
             "block_size": CPU_BLOCK_TOKENS,
             "max_num_seqs": min(CPU_MAX_SEQS, settings.step_tokens or CPU_STEP_TOKENS),
         }
-        if settings.enable_lora:
-            # With all slots full, vLLM's CPU kernels apply the last one to plain requests of the same batch.
-            chosen["max_loras"] = 2
+    if settings.enable_lora or settings.training or settings.adapters is not None:
+        modules = _adapters(settings)
+        # Those that are trained are never put out of the engine by the operator's, nor these by those.
+        chosen |= {"max_loras": settings.adapter_slots, "max_cpu_loras": settings.adapter_slots + len(modules)}
+        if modules:
+            chosen["lora_modules"] = modules
     return chosen
+
+
+def _adapters(settings: Settings) -> list[Any]:
+    from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+    found = {} if settings.adapters is None else find_adapters(settings.adapters)
+    return [LoRAModulePath(name, str(path)) for name, path in found.items()]
 
 
 def _weights_bytes(path: Path, dtype: str) -> int:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from vllm.engine.protocol import EngineClient
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest, ChatCompletionToolsParam
@@ -16,11 +16,14 @@ from vllm.outputs import RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
+from server.engine.adapters import Adapters, Fitting
 from server.engine.reports import report_pipe
+from server.teacher import Teacher
 from strategies.engine import (
     Capabilities,
     Capability,
     Cost,
+    Example,
     FinishReason,
     Message,
     Piece,
@@ -30,6 +33,7 @@ from strategies.engine import (
     Sampling,
     Scored,
     Tool,
+    Training,
 )
 from strategies.reports import ARGUMENT as REPORT_ARGUMENT
 from strategies.srgen.admission import adapts_head
@@ -82,6 +86,27 @@ class CallOptions:
     priority: int = 0
     session_id: str | None = None
     trace_headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What stands beside the engine, if the operator wants it."""
+
+    adapters: Adapters | None = None
+    """Trains adapters while requests wait."""
+    teacher: Teacher | None = None
+
+    async def __aenter__(self) -> Self:
+        """Begins to start what takes long to start."""
+        if self.adapters is not None:
+            self.adapters.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        """Ends all of it."""
+        for service in (self.adapters, self.teacher):
+            if service is not None:
+                await service.close()
 
 
 def sampling_from_vllm(params: SamplingParams, reasoning: Mapping[str, Any]) -> Sampling:
@@ -144,15 +169,22 @@ class EmbeddedEngine:
         renderer: vLLM's own chat renderer.
         options: what every call of this request carries.
         adapter: the LoRARequest that the client named, None for the served weights.
+        services: what stands beside the engine.
     """
 
     def __init__(
-        self, client: EngineClient, renderer: OnlineRenderer, options: CallOptions, adapter: Any = None
+        self,
+        client: EngineClient,
+        renderer: OnlineRenderer,
+        options: CallOptions,
+        adapter: Any = None,
+        services: Services = Services(),
     ) -> None:
         self._client = client
         self._renderer = renderer
         self._options = options
-        self.capabilities = capabilities(client, adapter)
+        self._services = services
+        self.capabilities = capabilities(client, adapter, services)
 
     async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> Prompt:
         """Applies the chat template as vLLM does for the request itself."""
@@ -225,6 +257,30 @@ class EmbeddedEngine:
         async with aclosing(outputs):
             output: RequestOutput = await anext(outputs)
         return output
+
+    def grammar(self, schema: Mapping[str, Any]) -> Grammar:
+        """VLLM's structured output."""
+        return Grammar(StructuredOutputsParams(json=dict(schema)), {})
+
+    def fit(self, examples: Sequence[Example], training: Training, *, keep: str | None = None) -> Fitting:
+        """By the training process."""
+        assert self._services.adapters is not None  # The capabilities say so.
+        return self._services.adapters.fit(examples, training, keep)
+
+    async def recall(self, name: str) -> Any:
+        """Of those that earlier requests kept."""
+        assert self._services.adapters is not None
+        return await self._services.adapters.recall(name)
+
+    async def drop(self, adapter: Any) -> None:
+        """Gives its slot to the next."""
+        assert self._services.adapters is not None
+        await self._services.adapters.drop(adapter)
+
+    async def teach(self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int) -> str:
+        """By the operator's teacher."""
+        assert self._services.teacher is not None
+        return await self._services.teacher.teach(messages, schema, max_tokens)
 
 
 LIKELIEST = 20
@@ -345,20 +401,31 @@ class EmbeddedStream:
         )
 
 
-def capabilities(client: EngineClient, adapter: Any = None) -> Capabilities:
-    """What this vLLM can do, with an adapter (LoRARequest) or without."""
+def capabilities(
+    client: EngineClient,
+    adapter: Any = None,
+    services: Services = Services(),
+) -> Capabilities:
+    """What this vLLM can do, with an adapter (LoRARequest) or without, and with what stands beside it."""
     config = client.model_config
     names: set[Capability] = {"tokens", "logprobs", "grammar", "scores"}
     # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
     if client.vllm_config.speculative_config is None and not (adapter and adapts_head(adapter.lora_path)):
         names.add("hidden_states")
+    # What is trained is trained on the served weights, not on top of another adapter.
+    if services.adapters is not None and adapter is None:
+        names.add("training")
+    if services.teacher is not None:
+        names.add("teacher")
     limit = config.max_logprobs
+    lora = client.vllm_config.lora_config
     return Capabilities(
         names=frozenset(names),
         max_model_len=config.max_model_len,
         max_logprobs=config.get_vocab_size() if limit < 0 else limit,
         vocab_size=config.get_vocab_size(),
         end_tokens=_end_tokens(client),
+        max_adapter_rank=0 if lora is None else lora.max_lora_rank,
     )
 
 

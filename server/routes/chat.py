@@ -115,6 +115,7 @@ async def _serving(gateway: Gateway, run: StrategyRun, request: ChatCompletionRe
         messages=body["messages"],
         tools=None if request.tool_choice == "none" else body.get("tools"),
         continues=continues,
+        services=gateway.services,
     )
 
 

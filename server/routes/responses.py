@@ -117,6 +117,7 @@ def _serving(gateway: Gateway, run: StrategyRun, request: ResponsesRequest) -> A
         messages=None,
         tools=construct_tool_dicts(request.tools, request.tool_choice, exclude_tools_when_tool_choice_none=True),
         continues=continues,
+        services=gateway.services,
     )
 
 

@@ -23,6 +23,7 @@ Roles of calls:
 - revision: an improved answer
 - sample: one of several answers side by side
 - attempt: a part of an answer that goes on in further calls
+- pair: a question with its answer, to learn from
 - final: a call that makes nothing but the answer
 
 Rules:

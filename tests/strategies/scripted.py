@@ -12,6 +12,8 @@ from strategies.base import Answer, Event, Note, Strategy, Task, Thought
 from strategies.engine import (
     Capabilities,
     Cost,
+    Epoch,
+    Example,
     FinishReason,
     Generation,
     Message,
@@ -21,6 +23,7 @@ from strategies.engine import (
     Scored,
     TokenLogprobs,
     Tool,
+    Training,
 )
 from strategies.session import Session, run
 
@@ -122,6 +125,14 @@ class ScriptedEngine:
         """Numbers of the branches that wait at their `hold_at`."""
         self.stopped: list[int] = []
         """Numbers of the branches that were told to stop, in order."""
+        self.losses: list[float | Exception] = []
+        """Of the epochs of a training, or how it fails."""
+        self.lessons: list[str | Exception] = []
+        """What a teacher says, in order."""
+        self.fitted: list[tuple[Sequence[Example], Training, str | None]] = []
+        self.kept: dict[str, Any] = {}
+        self.dropped: list[Any] = []
+        self.taught: list[Sequence[Message]] = []
         self._words: dict[int, str] = {EOS: ""}
         self._script = script
         self._changed = asyncio.Event()
@@ -180,6 +191,31 @@ class ScriptedEngine:
                 on_cost(Cost(len(prompt) + len(tokens), 0, 1))
         return [Scored(tuple(self._scores(prompt, token) for token in tokens)) for tokens in continuations]
 
+    def grammar(self, schema: Mapping[str, Any]) -> Any:
+        """The schema itself."""
+        return schema
+
+    def fit(self, examples: Sequence[Example], training: Training, *, keep: str | None = None) -> "ScriptedFitting":
+        """Epochs with the losses that the test set."""
+        self.fitted.append((examples, training, keep))
+        return ScriptedFitting(self, keep)
+
+    async def recall(self, name: str) -> Any:
+        """What was kept."""
+        return self.kept.get(name)
+
+    async def drop(self, adapter: Any) -> None:
+        """Remembers it."""
+        self.dropped.append(adapter)
+
+    async def teach(self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int) -> str:
+        """What the test has the teacher say."""
+        self.taught.append(messages)
+        lesson = self.lessons.pop(0)
+        if isinstance(lesson, Exception):
+            raise lesson
+        return lesson
+
     def _known(self, word: str) -> int:
         self._words[token_id(word)] = word
         return token_id(word)
@@ -195,6 +231,25 @@ class ScriptedEngine:
             for wait in waits:
                 wait.cancel()
             self.held.discard(number)
+
+
+class ScriptedFitting:
+    """One training."""
+
+    def __init__(self, engine: ScriptedEngine, keep: str | None) -> None:
+        self.adapter: Any = None
+        self._engine = engine
+        self._keep = keep
+
+    async def __aiter__(self) -> AsyncIterator[Epoch]:
+        for number, loss in enumerate(self._engine.losses, 1):
+            await asyncio.sleep(0)
+            if isinstance(loss, Exception):
+                raise loss
+            yield Epoch(number, loss)
+        self.adapter = f"adapter {len(self._engine.fitted)}"
+        if self._keep is not None:
+            self._engine.kept[self._keep] = self.adapter
 
 
 class ScriptedStream:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pebble import ProcessExpired
 
-from strategies import answers
+from strategies import answers, judge
 from strategies.answers import AnswerKind, extract_answer, find_same, normalise
 
 HOSTILE = "9^{9^{9^{9^9}}}"
@@ -40,7 +40,7 @@ def has_loaded_math_verify() -> bool:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time enough for the judge on a busy machine."""
-    monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
+    monkeypatch.setattr(judge, "JUDGE_SECONDS", PATIENT_SECONDS)
 
 
 # Extraction.
@@ -131,7 +131,7 @@ def test_extraction_takes_linear_time(text: str) -> None:
     [("1,234", "1234"), ("$5.00", "5"), ("3/4", "0.75"), ("3 / 4", "3/4"), ("50%", "0.5"), ("-2.50", "-2.5")],
 )
 async def test_plain_numbers_are_the_same_by_value(answer: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_judge", no_judge)
+    monkeypatch.setattr(answers, "judged", no_judge)
     assert await find_same(answer, ["7", other, other], "auto") == 1
     assert await find_same(other, [answer], "math") == 0
 
@@ -153,12 +153,12 @@ async def test_plain_numbers_are_the_same_by_value(answer: str, other: str, monk
 async def test_different_answers_without_a_judge(
     answer: str, known: list[str], kind: AnswerKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "_judge", no_judge)
+    monkeypatch.setattr(answers, "judged", no_judge)
     assert await find_same(answer, known, kind) is None
 
 
 async def test_equal_texts_are_the_same_in_every_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_judge", no_judge)
+    monkeypatch.setattr(answers, "judged", no_judge)
     for kind in ("auto", "math", "choice", "text"):
         assert await find_same("b", ["a", "b", "b"], kind) == 1
     assert await find_same(HOSTILE, [HOSTILE], "math") == 0
@@ -166,13 +166,13 @@ async def test_equal_texts_are_the_same_in_every_kind(monkeypatch: pytest.Monkey
 
 async def test_prose_is_compared_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Math-verify would compare the numbers in it."""
-    monkeypatch.setattr(answers, "_judge", no_judge)
+    monkeypatch.setattr(answers, "judged", no_judge)
     apples, pears = (extract_answer(f"I have 3 {fruit}.\nThey are red.", "auto") for fruit in ("apples", "pears"))
     assert await find_same(apples, [pears], "auto") is None
 
 
 async def test_more_digits_than_python_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_judge", no_judge)
+    monkeypatch.setattr(answers, "judged", no_judge)
     assert await find_same("5", ["1" + "0" * 5000, "5.0"], "auto") == 1
 
 
@@ -200,15 +200,15 @@ async def test_expressions_are_the_same_by_value(answer: str, known: list[str], 
 async def test_a_new_judge_has_loaded_math_verify_before_its_first_task() -> None:
     """On a busy machine that takes longer than JUDGE_SECONDS, and after each kill the judge is new."""
     with pytest.raises(ProcessExpired):
-        await asyncio.wrap_future(answers._judge().schedule(os._exit, args=(3,)))
-    assert await asyncio.wrap_future(answers._judge().schedule(has_loaded_math_verify))
+        await asyncio.wrap_future(judge._judge().schedule(os._exit, args=(3,)))
+    assert await asyncio.wrap_future(judge._judge().schedule(has_loaded_math_verify))
 
 
 async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
+    monkeypatch.setattr(judge, "JUDGE_SECONDS", PATIENT_SECONDS)
     assert await find_same("x+1", ["1+x"], "math") == 0
 
-    monkeypatch.setattr(answers, "JUDGE_SECONDS", 1.0)
+    monkeypatch.setattr(judge, "JUDGE_SECONDS", 1.0)
     ticks = 0
 
     async def tick() -> None:
@@ -227,10 +227,10 @@ async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypat
     assert 0.9 < seconds < PATIENT_SECONDS / 2
     assert ticks > 20, "the event loop stood still"
 
-    monkeypatch.setattr(answers, "JUDGE_SECONDS", PATIENT_SECONDS)
+    monkeypatch.setattr(judge, "JUDGE_SECONDS", PATIENT_SECONDS)
     assert await find_same("x+1", ["1+x"], "math") == 0
 
 
 async def test_a_judge_that_dies_says_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_judge", DyingJudge)
+    monkeypatch.setattr(judge, "_judge", DyingJudge)
     assert await find_same("x+1", ["1+x"], "math") is None

@@ -98,7 +98,7 @@ def test_settings_reach_vllm(tmp_path: Path) -> None:
     assert arguments.enable_auto_tool_choice
     assert arguments.reasoning_parser == "qwen3"
     assert arguments.enable_lora
-    assert arguments.max_loras == 2
+    assert (arguments.max_loras, arguments.max_cpu_loras) == (4, 4)
     assert arguments.logits_processors == ["package.module:Processor"]
     assert arguments.otlp_traces_endpoint == "http://collector:4317"
 
@@ -112,6 +112,21 @@ def test_the_models_own_template_and_parser_are_the_default(tmp_path: Path) -> N
     assert (arguments.chat_template, arguments.tool_call_parser) == (str(theirs), "hermes")
     arguments = engine_arguments(Settings(chat_template=mine, tool_call_parser="mistral"), model, CPU)
     assert (arguments.chat_template, arguments.tool_call_parser) == (str(mine), "mistral")
+
+
+def test_adapters_of_a_folder(tmp_path: Path) -> None:
+    """Each has a place of its own beside the slots."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_config.json").write_text("{}")
+    arguments = engine_arguments(Settings(adapters=tmp_path, adapter_slots=3), LOCAL, CPU)
+    assert arguments.enable_lora
+    assert (arguments.max_loras, arguments.max_cpu_loras) == (3, 5)
+    assert [(one.name, one.path) for one in arguments.lora_modules] == [
+        ("one", str(tmp_path / "one")),
+        ("two", str(tmp_path / "two")),
+    ]
+    assert engine_arguments(Settings(training=True), LOCAL, CPU).enable_lora
 
 
 def test_weights_leave_less_for_the_kv_cache(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from strategies.base import Decoder
 from strategies.registry import load_strategies
 from tests.servers import Server
 
-NAMES = ["best_of_n", "direct", "iterative_deepening", "revise", "self_consistency", "self_refine", "srgen"]
+NAMES = ["best_of_n", "direct", "iterative_deepening", "revise", "self_consistency", "self_refine", "srgen", "ttsi"]
 
 
 def test_models_are_listed_plain_and_with_each_strategy(server: Server) -> None:

@@ -1,0 +1,186 @@
+"""The process that trains adapters, as the server sees it: bounded in time, in memory, and in what waits for it.
+
+The worker (`trainer.worker`) has the weights in its own memory. Whatever becomes of it, jobs fail, and nothing else: a
+new one is started for the next job.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from server.settings import Settings
+
+if TYPE_CHECKING:
+    from server.vllm_api import EngineClient
+
+logger = logging.getLogger("redraft.training")
+
+START_SECONDS = 120.0
+"""Loading the weights takes no longer."""
+LINE_BYTES = 2**20
+
+
+class TrainingFailed(Exception):
+    """There is no adapter; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerCommand:
+    """What the worker is started with."""
+
+    model: str
+    dtype: str
+    threads: int
+    memory_gib: float
+    device: str = "cpu"
+    fraction: float = 0.2
+
+    @classmethod
+    def of(cls, settings: Settings, engine: "EngineClient") -> Self:
+        """With the weights that an engine serves, on its device."""
+        return cls(
+            model=engine.model_config.model,
+            dtype=str(engine.model_config.dtype).removeprefix("torch."),
+            threads=settings.training_threads,
+            memory_gib=settings.training_memory_gib,
+            device=engine.vllm_config.device_config.device_type,
+            fraction=settings.training_gpu_share,
+        )
+
+    def arguments(self) -> Sequence[str]:
+        """Of the process."""
+        flags = {"--device": self.device, "--fraction": self.fraction}
+        options = [str(part) for flag in flags.items() for part in flag]
+        values = (self.model, self.dtype, self.threads, self.memory_gib)
+        return [sys.executable, "-m", "trainer.worker", *options, *(str(value) for value in values)]
+
+
+class Trainer:
+    """One worker and the jobs that wait for it, first come, first served.
+
+    Args:
+        command: starts the worker.
+        max_waiting: jobs that may wait; one more fails at once.
+        max_seconds: that one job may train.
+    """
+
+    def __init__(self, command: TrainerCommand, max_waiting: int, max_seconds: float) -> None:
+        self._command = command
+        self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
+        self._turn = asyncio.Lock()
+        self._waiting = 0
+        self._process: asyncio.subprocess.Process | None = None
+        self._number = 0
+
+    async def start(self) -> None:
+        """Starts the worker, so that the first job does not wait for it."""
+        async with self._turn:
+            try:
+                await self._ready()
+            except TrainingFailed as error:
+                logger.warning("%s; the first training tries once more", error)
+
+    async def fit(
+        self, examples: Sequence[Mapping[str, Any]], settings: Mapping[str, Any], folder: Path
+    ) -> AsyncGenerator[tuple[int, float], None]:
+        """Epochs and their losses as they end; then the adapter is in the folder. Leaving the iteration ends the job.
+
+        Raises:
+            TrainingFailed: too many jobs wait, the job takes too long or too much memory, or the worker died.
+        """
+        if self._waiting >= self._max_waiting:
+            raise TrainingFailed(f"{self._waiting} trainings wait already")
+        self._waiting += 1
+        try:
+            await self._turn.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            # Closed at once with this one: the next must not find its answers still being read.
+            async with aclosing(self._fit({"examples": examples, "settings": settings, "folder": str(folder)})) as job:
+                async for epoch in job:
+                    yield epoch
+        finally:
+            self._turn.release()
+
+    async def _fit(self, job: Mapping[str, Any]) -> AsyncGenerator[tuple[int, float], None]:
+        process = await self._ready()
+        self._number = number = self._number + 1
+        ended = False
+        _write(process, {"id": number, **job})
+        # What an earlier job that was left has begun ends with its step, and takes of this one's time.
+        deadline = asyncio.get_running_loop().time() + self._max_seconds
+        try:
+            while not ended:
+                async with asyncio.timeout_at(deadline):
+                    answer = await self._answer(process)
+                if answer["id"] != number:
+                    continue
+                ended = "epoch" not in answer
+                if "error" in answer:
+                    raise TrainingFailed(answer["error"])
+                if not ended:
+                    yield answer["epoch"], answer["loss"]
+        except TimeoutError:
+            await self._kill()
+            raise TrainingFailed(f"it takes longer than {self._max_seconds:g} s") from None
+        finally:
+            if not ended and process.returncode is None:
+                _write(process, {"cancel": number})
+
+    async def close(self) -> None:
+        """Ends the worker, and with it the job that it has."""
+        await self._kill()
+
+    async def _ready(self) -> asyncio.subprocess.Process:
+        """The worker, started if there is none."""
+        if self._process is not None and self._process.returncode is None:
+            return self._process
+        environment = os.environ | {"OMP_NUM_THREADS": str(self._command.threads), "TRANSFORMERS_VERBOSITY": "error"}
+        self._process = process = await asyncio.create_subprocess_exec(
+            *self._command.arguments(),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=LINE_BYTES,
+            env=environment,
+            # An interrupt of the terminal is the server's to act on.
+            start_new_session=True,
+        )
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await self._answer(process)
+        except BaseException as error:
+            await self._kill()
+            if isinstance(error, TimeoutError):
+                raise TrainingFailed("the training process does not start") from None
+            raise
+        return process
+
+    async def _answer(self, process: asyncio.subprocess.Process) -> Any:
+        assert process.stdout is not None
+        line = await process.stdout.readline()
+        if not line:
+            status = await process.wait()
+            logger.warning("the training process ended with status %d; the next training starts another", status)
+            raise TrainingFailed(f"the training process ended with status {status}")
+        return json.loads(line)
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+def _write(process: asyncio.subprocess.Process, message: Any) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(message).encode() + b"\n")

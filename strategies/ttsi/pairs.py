@@ -1,0 +1,136 @@
+"""Questions with their answers, like the one at hand: what a model asks itself to learn from."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jsonschema
+import referencing
+
+from strategies.engine import Example, Message, Tool
+from strategies.judge import Undecided, judged
+from strategies.session import Session
+from strategies.ttsi.uncertainty import calling, shared_start
+
+QUESTION_CHARACTERS = 600
+ANSWER_CHARACTERS = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A user's message, and what it should be answered with."""
+
+    question: str
+    answer: Message
+    tool: str | None = None
+    """The one that the answer calls."""
+
+    def messages(self, before: Sequence[Message]) -> list[Message]:
+        """The conversation that ends with its question."""
+        return [*before, {"role": "user", "content": self.question}]
+
+
+class PairFormat:
+    """What pairs of a request look like: with tools a call of one of them, else a text.
+
+    Args:
+        messages: the request's.
+        tools: what it may call.
+    """
+
+    def __init__(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
+        self._tools = {tool["function"]["name"]: _arguments_of(tool) for tool in tools or ()}
+        self.before = [message for message in messages[:1] if message["role"] in ("system", "developer")]
+        """What stands before a pair's question, as it stands before the request's."""
+        self._messages = messages
+        self._said = json.dumps(list(tools or ()), ensure_ascii=False)
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """JSON schema of a pair."""
+        question = {"type": "string", "minLength": 1, "maxLength": QUESTION_CHARACTERS}
+        if not self._tools:
+            return _object(question=question, answer={"type": "string", "minLength": 1, "maxLength": ANSWER_CHARACTERS})
+        calls = [_object(name={"const": name}, arguments=schema) for name, schema in self._tools.items()]
+        return _object(question=question, call={"anyOf": calls})
+
+    def ask(self) -> list[Message]:
+        """The conversation that asks for one pair."""
+        request = "\n\n".join(_text(message) for message in self._messages if message["role"] == "user")
+        if self._tools:
+            return [{"role": "user", "content": ASK_FOR_CALL.format(tools=self._said, request=request)}]
+        return [{"role": "user", "content": ASK_FOR_ANSWER.format(request=request)}]
+
+    async def read(self, text: str) -> Pair:
+        """The pair in a text. Raises ValueError for one that is cut, or of another shape."""
+        data = json.loads(text)
+        try:
+            wrong = await judged(_fault, data, self.schema)
+        except Undecided:
+            wrong = "its shape takes too long to tell"
+        if wrong is not None:
+            raise ValueError(wrong)
+        if not self._tools:
+            return Pair(data["question"], {"role": "assistant", "content": data["answer"]})
+        name, arguments = data["call"]["name"], data["call"]["arguments"]
+        return Pair(data["question"], calling(name, arguments), name)
+
+
+async def example_of(pair: Pair, before: Sequence[Message], tools: Sequence[Tool] | None, engine: Session) -> Example:
+    """A pair as the chat template writes it, of which the answer is learnt, to the token that ends it."""
+    asked = await engine.render(pair.messages(before), tools)
+    whole = await engine.render([*pair.messages(before), pair.answer], tools)
+    start = shared_start([asked.token_ids, whole.token_ids])
+    ends = [i for i, token in enumerate(whole.token_ids) if i >= start and token in engine.capabilities.end_tokens]
+    end = ends[0] + 1 if ends else len(whole)
+    return Example(whole.token_ids[:end], end - start)
+
+
+def _fault(data: Any, schema: Mapping[str, Any]) -> str | None:
+    """What is wrong with data of a schema; both may be a client's, whose patterns may take for ever."""
+    try:
+        # Without a registry of ours, it would fetch what the schema refers to.
+        jsonschema.validate(data, schema, registry=referencing.Registry())
+    except (jsonschema.ValidationError, jsonschema.SchemaError, referencing.exceptions.Unresolvable, re.error) as error:
+        return f"not of the shape: {error}"[:300]
+    return None
+
+
+def _arguments_of(tool: Tool) -> Mapping[str, Any]:
+    parameters = tool["function"].get("parameters") or {}
+    return parameters if parameters.get("type") == "object" else {"type": "object", **parameters}
+
+
+def _object(**properties: Any) -> Mapping[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _text(message: Message) -> str:
+    content = message["content"]
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content or () if part.get("type") == "text")
+
+
+ASK_FOR_CALL = """These functions may be called:
+
+{tools}
+
+This was a user's request:
+
+{request}
+
+Write one new request of the same kind, with other details, and the function call that answers it. Reply with JSON."""
+
+ASK_FOR_ANSWER = """This was a user's question:
+
+{request}
+
+Write one new question of the same kind, with other details, and its right answer. Reply with JSON."""

@@ -1,0 +1,1 @@
+"""Training, apart from the server: nothing here is imported by it, and nothing of it is imported here."""
