@@ -38,7 +38,7 @@ CLIENT = Sampling(
     extra={"b": 2},
 )
 NAMES = [field.name for field in fields(Sampling)]
-DERIVED: dict[str, Any] = {"max_tokens": 11, "min_tokens": 2, "logprobs": 1}
+DERIVED: dict[str, Any] = {"max_tokens": 11, "min_tokens": 2, "logprobs": 1, "temperature": 0.1, "grammar": "pair"}
 """A value for each parameter that a strategy may derive, the seed apart."""
 
 
@@ -90,11 +90,13 @@ def test_rules_of_each_role() -> None:
     }
     assert shapes_the_answer | style | {"max_tokens", "seed", "logprobs"} == set(NAMES)
     for role in ROLES:
-        assert {rule(name, role) for name in style} == {"inherited"}
-        shape = "dropped" if role == "critique" else "inherited"
-        assert {rule(name, role) for name in shapes_the_answer - {"min_tokens"}} == {shape}
+        assert {rule(name, role) for name in style - {"temperature"}} == {"inherited"}
+        assert rule("temperature", role) == ("derived" if role == "pair" else "inherited")
+        shape = "dropped" if role in ("critique", "pair") else "inherited"
+        assert {rule(name, role) for name in shapes_the_answer - {"min_tokens", "grammar"}} == {shape}
+        assert rule("grammar", role) == ("derived" if role == "pair" else shape)
         assert rule("min_tokens", role) == ("derived" if role == "attempt" else shape)
-        assert rule("max_tokens", role) == ("derived" if role in ("critique", "attempt") else "inherited")
+        assert rule("max_tokens", role) == ("derived" if role in ("critique", "attempt", "pair") else "inherited")
         assert rule("seed", role) == ("inherited" if role == "final" else "derived")
         assert rule("logprobs", role) == ("inherited" if role == "final" else "derived")
 
@@ -159,11 +161,11 @@ def test_no_seed_stays_none() -> None:
 
 def test_table_has_a_row_for_each_parameter() -> None:
     header, line, *rows = table().splitlines()
-    assert header == "| parameter | draft | critique | revision | sample | attempt | final |"
-    assert line == "|---|---|---|---|---|---|---|"
+    assert header == "| parameter | draft | critique | revision | sample | attempt | pair | final |"
+    assert line == "|---|---|---|---|---|---|---|---|"
     assert [row.split("|")[1].strip() for row in rows] == [f"`{name}`" for name in NAMES]
-    assert "| `stop` | inherited | dropped | inherited | inherited | inherited | inherited |" in rows
-    assert "| `seed` | derived | derived | derived | derived | derived | inherited |" in rows
+    assert "| `stop` | inherited | dropped | inherited | inherited | inherited | dropped | inherited |" in rows
+    assert "| `seed` | derived | derived | derived | derived | derived | derived | inherited |" in rows
 
 
 def test_docs_hold_the_table() -> None:

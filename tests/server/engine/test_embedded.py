@@ -12,7 +12,7 @@ def client_of(speculative: object = None, ends: object = None) -> Any:
     """As much of an AsyncLLM as tells its capabilities."""
     return SimpleNamespace(
         model_config=SimpleNamespace(max_model_len=100, max_logprobs=20, get_vocab_size=lambda: 50),
-        vllm_config=SimpleNamespace(speculative_config=speculative),
+        vllm_config=SimpleNamespace(speculative_config=speculative, lora_config=None),
         renderer=SimpleNamespace(get_eos_token_id=lambda: 2),
         input_processor=SimpleNamespace(generation_config_fields={"eos_token_id": ends}),
     )
