@@ -37,7 +37,9 @@ class TTSIParams(Params):
         "self",
         description="self: TT-SI; teacher: TT-D, the operator's other model writes the pairs; in_context: TT-ICL.",
     )
-    threshold: float = Field(0.95, ge=0, le=1, description="tau: a gap below it is uncertain. 0 adapts to no request.")
+    threshold: float = Field(
+        0.95, ge=0, le=1, description="tau: a gap below it is uncertain. 0 adapts to no request, 1 to every one."
+    )
     normalise: Normalise = Field(
         "mean",
         description="Of an action's log-probability: mean per token of its name, or sum. The paper leaves it open.",
@@ -107,7 +109,7 @@ class TTSI(Strategy):
         found: list[Certainty] = []
         async for event in self._judge(task, engine, found):
             yield event
-        if found[0].gap < p.threshold:
+        if self._adapts_to(found[0]):
             try:
                 async for event in self._adapt(task, engine, pairs):
                     yield event
@@ -132,7 +134,7 @@ class TTSI(Strategy):
             engine.keep(call.results[0])
             certainty = of_votes(await vote_among(call.results, p.answer, engine))
         found.append(certainty)
-        uncertain = certainty.gap < p.threshold
+        uncertain = self._adapts_to(certainty)
         data = {
             "gap": certainty.gap,
             "threshold": p.threshold,
@@ -142,6 +144,9 @@ class TTSI(Strategy):
         }
         text = f"{'uncertain' if uncertain else 'certain'} of {certainty.best}: gap {certainty.gap:.3f}"
         yield Note("uncertainty", text, data)
+
+    def _adapts_to(self, certainty: Certainty) -> bool:
+        return certainty.gap < self.params.threshold or self.params.threshold == 1
 
     async def _adapt(self, task: Task, engine: Session, pairs: list[Pair]) -> AsyncGenerator[Event, None]:
         """Pairs, and an adapter fitted to them. Raises NotTrained, NotTaught."""
