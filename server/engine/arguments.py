@@ -5,12 +5,12 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from server.engine.cpu_generator import PLUGIN_NAME
 from server.engine.hardware import GIB, Hardware, cpu_dtype, kv_cache_gib, thread_binding
 from server.models import ResolvedModel
-from server.models.adapters import find_adapters
+from server.models.adapters import find_adapters, rank_of
 from server.settings import Settings
 
 # One step of a small model on two cores then takes about a second, and nothing can be cancelled within a step.
@@ -18,6 +18,8 @@ CPU_STEP_TOKENS = 256
 CPU_MAX_SEQS = 64
 # vLLM's default of 128 would never cache a prompt shorter than that.
 CPU_BLOCK_TOKENS = 32
+# That of the paper whose adapters are trained while requests wait.
+TRAINED_RANK = 8
 
 
 def engine_environment(
@@ -135,19 +137,28 @@ def _chosen(settings: Settings, hardware: Hardware) -> dict[str, Any]:
             "max_num_seqs": min(CPU_MAX_SEQS, settings.step_tokens or CPU_STEP_TOKENS),
         }
     if settings.enable_lora or settings.training or settings.adapters is not None:
-        modules = _adapters(settings)
-        # Those that are trained are never put out of the engine by the operator's, nor these by those.
-        chosen |= {"max_loras": settings.adapter_slots, "max_cpu_loras": settings.adapter_slots + len(modules)}
-        if modules:
-            chosen["lora_modules"] = modules
+        chosen |= _lora(settings)
     return chosen
 
 
-def _adapters(settings: Settings) -> list[Any]:
+def _lora(settings: Settings) -> dict[str, Any]:
+    from vllm.config.lora import MaxLoRARanks
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
     found = {} if settings.adapters is None else find_adapters(settings.adapters)
-    return [LoRAModulePath(name, str(path)) for name, path in found.items()]
+    ranks = [rank_of(folder) for folder in found.values()] + [TRAINED_RANK] * settings.training
+    chosen: dict[str, Any] = {
+        "max_loras": settings.adapter_slots,
+        # Those that are trained are never put out of the engine by the operator's, nor these by those.
+        "max_cpu_loras": settings.adapter_slots + len(found),
+    }
+    if ranks and not settings.enable_lora:
+        # Every step reads, and computes with, room for the largest rank.
+        allowed: tuple[int, ...] = get_args(MaxLoRARanks)
+        chosen["max_lora_rank"] = next((rank for rank in allowed if rank >= max(ranks)), allowed[-1])
+    if found:
+        chosen["lora_modules"] = [LoRAModulePath(name, str(folder)) for name, folder in found.items()]
+    return chosen
 
 
 def _weights_bytes(path: Path, dtype: str) -> int:

@@ -1,7 +1,7 @@
 """Adapters (LoRA) on a CPU: that none touches a row of another, and that rows without any pay nothing for them.
 
 vLLM's own CPU kernels gather the weights of an adapter anew for each row of the batch, and read the last adapter's for
-rows that have none (index -1). `server.engine.masked_lora` is put in their place.
+rows that have none (index -1). `server.engine.grouped_lora` is put in their place.
 
 Adapters of the embedding or of the head are refused there, as those of unknown layers are. vLLM computes the
 log-probabilities of prompts with the slots of the rows that sample, so such an adapter would change, or crash, others;
@@ -11,7 +11,7 @@ and being ready for one costs every plain step the head's width.
 import functools
 from typing import Any
 
-WRAPPER = "server.engine.masked_lora.MaskedLoRA"
+WRAPPER = "server.engine.grouped_lora.GroupedLoRA"
 
 
 def register() -> None:
@@ -31,7 +31,7 @@ def register() -> None:
 
 
 def patch(platform: Any, managers: Any) -> None:
-    """Make a platform's adapters be computed by `masked_lora`, its weights laid out for that; twice is as once.
+    """Make a platform's adapters be computed by `grouped_lora`, its weights laid out for that; twice is as once.
 
     Args:
         platform: vLLM's class.
@@ -60,15 +60,12 @@ def patch(platform: Any, managers: Any) -> None:
     @functools.wraps(create)
     def _create_lora_modules(self: Any) -> None:
         create(self)
+        from server.engine.grouped_lora import laid_out
+
         for layer in self.modules.values():
-            if isinstance(stacked := layer.__dict__.get("lora_b_stacked"), tuple):
-                layer.lora_b_stacked = tuple(_transposed(weights) for weights in stacked)
+            if hasattr(layer, "output_slices"):  # Linear ones.
+                layer.lora_a_stacked, layer.lora_b_stacked = laid_out(layer.lora_a_stacked, layer.lora_b_stacked)
 
     _create_lora_modules.lays_out = True  # type: ignore[attr-defined]
     managers.get_supported_lora_modules = get_supported_lora_modules
     manager._create_lora_modules = _create_lora_modules  # type: ignore[union-attr]
-
-
-def _transposed(weights: Any) -> Any:
-    """The same values, [slots, 1, out, rank], with those of one rank next to each other."""
-    return weights.transpose(-1, -2).contiguous().transpose(-1, -2)

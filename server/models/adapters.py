@@ -1,5 +1,6 @@
 """The operator's adapters: each folder in one folder, under its own name."""
 
+import json
 import re
 from pathlib import Path
 
@@ -23,3 +24,14 @@ def find_adapters(folder: Path) -> dict[str, Path]:
         if not (path / "adapter_config.json").is_file():
             raise ModelError(f"{path} holds no adapter: adapter_config.json is missing.")
     return found
+
+
+def rank_of(folder: Path) -> int:
+    """Of an adapter. Raises ModelError if its configuration does not say."""
+    try:
+        rank = json.loads((folder / "adapter_config.json").read_text())["r"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder / 'adapter_config.json'} has no rank r.") from error
+    if not isinstance(rank, int) or rank < 1:
+        raise ModelError(f"{folder / 'adapter_config.json'}: the rank r is {rank!r}.")
+    return rank

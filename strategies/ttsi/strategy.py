@@ -93,7 +93,9 @@ class TTSI(Strategy):
                 "strategy",
             )
         if p.mode != "in_context" and p.rank > (most := engine.capabilities.max_adapter_rank):
-            raise InvalidTask(f"rank {p.rank} is above {most}, the most that this server takes", "strategy")
+            raise InvalidTask(
+                f"rank {p.rank} is above {most}, the most that this server takes (--max-lora-rank)", "strategy"
+            )
         if p.mode == "teacher" and "teacher" not in has:
             raise InvalidTask(
                 "this server has no teacher: start it with --teacher-url, or ask with mode 'self'", "strategy"

@@ -116,9 +116,9 @@ def test_the_models_own_template_and_parser_are_the_default(tmp_path: Path) -> N
 
 def test_adapters_of_a_folder(tmp_path: Path) -> None:
     """Each has a place of its own beside the slots."""
-    for name in ("one", "two"):
+    for name, rank in (("one", 4), ("two", 20)):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_config.json").write_text("{}")
+        (tmp_path / name / "adapter_config.json").write_text(f'{{"r": {rank}}}')
     arguments = engine_arguments(Settings(adapters=tmp_path, adapter_slots=3), LOCAL, CPU)
     assert arguments.enable_lora
     assert (arguments.max_loras, arguments.max_cpu_loras) == (3, 5)
@@ -126,7 +126,16 @@ def test_adapters_of_a_folder(tmp_path: Path) -> None:
         ("one", str(tmp_path / "one")),
         ("two", str(tmp_path / "two")),
     ]
+    assert arguments.max_lora_rank == 32
     assert engine_arguments(Settings(training=True), LOCAL, CPU).enable_lora
+
+
+def test_room_for_the_largest_rank(tmp_path: Path) -> None:
+    """And no more, for each step pays for it."""
+    training = Settings(training=True)
+    assert engine_arguments(training, LOCAL, CPU).max_lora_rank == 8
+    assert engine_arguments(training, LOCAL, CPU, ["--max-lora-rank", "64"]).max_lora_rank == 64
+    assert engine_arguments(Settings(enable_lora=True), LOCAL, CPU).max_lora_rank == 16
 
 
 def test_weights_leave_less_for_the_kv_cache(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.models.adapters import find_adapters
+from server.models.adapters import find_adapters, rank_of
 from server.models.errors import ModelError
 
 
@@ -33,3 +33,13 @@ def test_another_folder(tmp_path: Path) -> None:
         find_adapters(tmp_path)
     with pytest.raises(ModelError, match="no folder"):
         find_adapters(tmp_path / "none")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"r": "8"}', '{"r": 0}', '{"r": null}'])
+def test_a_rank_that_is_none(tmp_path: Path, text: str) -> None:
+    config = adapter(tmp_path, "one") / "adapter_config.json"
+    config.write_text('{"r": 12}')
+    assert rank_of(config.parent) == 12
+    config.write_text(text)
+    with pytest.raises(ModelError, match="rank r"):
+        rank_of(config.parent)

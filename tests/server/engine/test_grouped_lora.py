@@ -8,20 +8,24 @@ import pytest
 import torch
 
 from server.engine.cpu_lora import WRAPPER, patch, register
-from server.engine.masked_lora import Adapted, MaskedLoRA
+from server.engine.grouped_lora import Adapted, GroupedLoRA, laid_out
 
 IN, OUT, RANK, SLOTS = 24, (16, 8, 8), 4, 5
 Tensor = torch.Tensor
 
 
-def weights(seed: int = 0, *, laid_out: bool = True) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def weights(seed: int = 0) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """As vLLM stacks them: [slots, 1, rank, in] and [slots, 1, out, rank] for each part of the output."""
     draw = torch.Generator().manual_seed(seed)
-    a = tuple(torch.randn(SLOTS, 1, RANK, IN, generator=draw) for _ in OUT)
-    b = tuple(torch.randn(SLOTS, 1, out, RANK, generator=draw) for out in OUT)
-    if laid_out:
-        b = tuple(one.transpose(-1, -2).contiguous().transpose(-1, -2) for one in b)
+    a, b = laid_out(*empty())
+    for part in (*a, *b):
+        part.copy_(torch.randn(part.shape, generator=draw))
     return a, b
+
+
+def empty() -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    a = tuple(torch.zeros(SLOTS, 1, RANK, IN) for _ in OUT)
+    return a, tuple(torch.zeros(SLOTS, 1, out, RANK) for out in OUT)
 
 
 def expected(y: Tensor, x: Tensor, slots: Sequence[int], a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -33,13 +37,11 @@ def expected(y: Tensor, x: Tensor, slots: Sequence[int], a: Sequence[Tensor], b:
     return found
 
 
-def computed(y: Tensor, x: Tensor, slots: Sequence[int], a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
-    found, start = y.clone(), 0
+def computed(y: Tensor, x: Tensor, slots: Sequence[int], a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
+    found = y.clone()
     batch = Adapted.of(torch.tensor(slots))
-    for a_part, b_part, width in zip(a, b, OUT, strict=True):
-        if batch is not None:
-            batch.add(found[:, start : start + width], x, a_part, b_part, 1.0)
-        start += width
+    if batch is not None:
+        batch.add(found, x, a, b, 1.0)
     return found
 
 
@@ -54,14 +56,16 @@ def computed(y: Tensor, x: Tensor, slots: Sequence[int], a: Sequence[Tensor], b:
         [3, -1, 1, 1, -1, 3],
         [4, -1, -1, 0],
         [-1] * 7 + [2, 2, 4] + [-1] * 9,
+        [-1, 3, 3, 3, -1],
+        [3, 3, 4, 4],
+        [4, 4, 3, 3],
     ],
     ids=str,
 )
-@pytest.mark.parametrize("laid_out", [True, False])
-def test_each_row_has_its_own_adapter(slots: list[int], laid_out: bool) -> None:
+def test_each_row_has_its_own_adapter(slots: list[int]) -> None:
     draw = torch.Generator().manual_seed(1)
     x, y = torch.randn(len(slots), IN, generator=draw), torch.randn(len(slots), sum(OUT), generator=draw)
-    a, b = weights(laid_out=laid_out)
+    a, b = weights()
     for _ in range(2):  # The second time by what is remembered of the first.
         found = computed(y, x, slots, a, b)
         torch.testing.assert_close(found, expected(y, x, slots, a, b))
@@ -83,11 +87,21 @@ def test_what_an_adapter_overflows_to_stays_its_own(value: float) -> None:
     torch.testing.assert_close(found[[0, 2, 3, 4]], clean[[0, 2, 3, 4]])
 
 
+def test_an_adapter_that_nobody_uses_touches_nobody() -> None:
+    """Though it lies between two that are used, and is computed with them."""
+    x, y = torch.ones(2, IN), torch.zeros(2, sum(OUT))
+    a, b = weights()
+    clean = expected(y, x, [1, 3], a, b)
+    for part in (*a, *b):
+        part[2] = torch.nan
+    torch.testing.assert_close(computed(y, x, [1, 3], a, b), clean)
+
+
 def test_vllms_wrapper_is_told_of_each_batch() -> None:
     """By adapter ids, in the slots where they are."""
     from vllm.lora.layers import LoRAMapping
 
-    wrapper = MaskedLoRA(64, max_batches=8, device="cpu")
+    wrapper = GroupedLoRA(64, max_batches=8, device="cpu")
     x, y = torch.randn(5, IN), torch.randn(5, sum(OUT))
     a, b = weights()
     layout: list[int | None] = [7, None, 9, None, None]
@@ -98,24 +112,18 @@ def test_vllms_wrapper_is_told_of_each_batch() -> None:
         torch.testing.assert_close(found, expected(y, x, slots, a, b))
 
 
-class Layer:
-    """As vLLM's, with weights in a tuple."""
-
-    def __init__(self, stacked: Any) -> None:
-        self.lora_b_stacked = stacked
-
-
 @pytest.fixture
 def vllm() -> tuple[Any, Any]:
     """A platform, and a module of managers."""
 
     class Manager:
         def __init__(self) -> None:
-            self.modules: dict[str, Layer] = {}
+            self.modules: dict[str, Any] = {}
 
         def _create_lora_modules(self) -> None:
-            _, b = weights(laid_out=False)
-            self.modules = {"linear": Layer(b), "other": Layer(torch.zeros(2))}
+            a, b = empty()
+            linear = SimpleNamespace(lora_a_stacked=a, lora_b_stacked=b, output_slices=OUT)
+            self.modules = {"linear": linear, "other": SimpleNamespace(lora_b_stacked=torch.zeros(2))}
 
     class Platform:
         @classmethod
@@ -135,10 +143,10 @@ def test_weights_lie_as_they_are_read(vllm: tuple[Any, Any]) -> None:
     assert platform.get_punica_wrapper() == WRAPPER
     manager = managers.LoRAModelManager()
     manager._create_lora_modules()
-    _, b = weights(laid_out=False)
-    for found, same in zip(manager.modules["linear"].lora_b_stacked, b, strict=True):
-        assert torch.equal(found, same)
-        assert found.transpose(-1, -2).is_contiguous()
+    linear = manager.modules["linear"]
+    for found, same in zip((linear.lora_a_stacked, linear.lora_b_stacked), empty(), strict=True):
+        assert [part.shape for part in found] == [part.shape for part in same]
+        assert len({part.untyped_storage().data_ptr() for part in found}) == 1
     assert manager.modules["other"].lora_b_stacked.shape == (2,)
 
 
