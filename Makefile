@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-overhead bench-seeded bench-srgen clean
+.PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-ttsi clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -46,6 +46,9 @@ lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versi
 bench-branches: setup ## Measure what five samples cost over one, in front of a mock engine
 	@$(VENV) -m benchmarks.branches $(ARGS)
 
+bench-lora: setup ## What adapters cost, against none and against vLLM's own way
+	@$(VENV) -m benchmarks.lora $(ARGS)
+
 bench-overhead: setup ## Measure what the gateway costs over plain vLLM
 	@$(VENV) -m benchmarks.overhead $(ARGS)
 
@@ -57,6 +60,9 @@ bench-deepening: setup ## Iterative deepening against self-consistency, by accur
 
 bench-srgen: setup ## What SRGen costs, against no SRGen and against plain Hugging Face
 	@$(VENV) -m benchmarks.srgen $(ARGS)
+
+bench-ttsi: setup ## Whether TT-SI pays, by accuracy and seconds, on BFCL and reasoning-gym
+	@$(VENV) -m benchmarks.ttsi $(ARGS)
 
 clean: ## Delete .venv, caches and build output; models in ~/.cache/redraft stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

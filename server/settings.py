@@ -49,7 +49,9 @@ class Settings(BaseSettings):
     )
     training_seconds: float = Field(120.0, gt=0, description="Longest training of one adapter.")
     training_memory_gib: float = Field(4.0, gt=0, description="Memory of a training beside the weights, on a CPU.")
-    training_gpu_share: float = Field(0.2, gt=0, lt=1, description="Share of the GPU's memory that trainings may take.")
+    training_gpu_share: float = Field(
+        0.2, gt=0, le=0.5, description="Share of the GPU's memory that trainings may take, weights and all."
+    )
     training_threads: int = Field(1, ge=1, description="Threads of a training, on a CPU.")
     max_queued_trainings: int = Field(8, ge=0, description="Trainings that wait for their turn; more fail.")
     kept_adapters_mib: int = Field(256, ge=0, description="Trained adapters that are kept, in MiB.")

@@ -1,5 +1,6 @@
 """The operator's stronger model, which writes what another learns from: any OpenAI-compatible endpoint."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import openai
 from strategies.engine import Message, NotTaught
 
 SECONDS = 60.0
+logger = logging.getLogger("redraft.teacher")
 
 
 class Teacher:
@@ -31,10 +33,12 @@ class Teacher:
             answer = await self._client.chat.completions.create(
                 model=self._model, messages=conversation, response_format=shape, max_tokens=max_tokens
             )
-        except openai.OpenAIError as error:
+            text = answer.choices[0].message.content
+        except Exception as error:  # The SDK checks no shape: what answers there may be anything.
             # What it says may hold the operator's address or key: the log has it, the client does not.
+            logger.warning("the teacher does not answer: %s: %s", type(error).__name__, error)
             raise NotTaught(f"the teacher does not answer ({type(error).__name__})") from error
-        return answer.choices[0].message.content or ""
+        return text if isinstance(text, str) else ""
 
     async def close(self) -> None:
         """Closes its connections."""

@@ -20,6 +20,7 @@ from strategies.engine import (
     Example,
     Generation,
     Message,
+    NotTaught,
     NotTrained,
     Prompt,
     PromptTooLong,
@@ -228,8 +229,7 @@ class Session:
 
         It may take half of the time that is left: the answer needs some too. Raises NotTrained.
         """
-        loop = asyncio.get_running_loop()
-        deadline = None if self._deadline is None else (loop.time() + self._deadline) / 2
+        deadline = self._halfway()
         fitting = self.engine.fit(examples, training, keep=keep)
         async with aclosing(aiter(fitting)) as epochs:  # type: ignore[type-var]
             while True:
@@ -251,8 +251,21 @@ class Session:
         return self.engine.grammar(schema)
 
     async def teach(self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int) -> str:
-        """What the operator's stronger model answers, as JSON of a schema. Raises NotTaught, or Exhausted."""
-        return await self.bounded(self.engine.teach(messages, schema, max_tokens))
+        """What the operator's stronger model answers, as JSON of a schema. It may take half of the time that is left.
+        Raises NotTaught.
+        """
+        timeout = asyncio.timeout_at(self._halfway())
+        try:
+            async with timeout:
+                return await self.engine.teach(messages, schema, max_tokens)
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise NotTaught("the teacher leaves too little time for the answer") from None
+
+    def _halfway(self) -> float | None:
+        """When half of the time is over that is left; None if there is no bound."""
+        return None if self._deadline is None else (asyncio.get_running_loop().time() + self._deadline) / 2
 
     async def recall(self, name: str) -> bool:
         """Makes all further calls with the adapter that was kept under a name; whether there is one."""

@@ -101,7 +101,10 @@ def _decided(settings: Settings, model: ResolvedModel, hardware: Hardware) -> di
     dtype = cpu_dtype(hardware) if on_cpu and settings.dtype == "auto" else settings.dtype
     gib = settings.kv_cache_gib
     if gib is None and on_cpu:
-        gib = kv_cache_gib(hardware, _weights_bytes(Path(model.path), dtype))
+        weights = _weights_bytes(Path(model.path), dtype)
+        # Trainings have weights of their own.
+        beside = int(settings.training_memory_gib * GIB) + weights if settings.training else 0
+        gib = kv_cache_gib(hardware, weights + beside)
     chat_template = settings.chat_template or model.chat_template
     tool_call_parser = settings.tool_call_parser or model.tool_call_parser
     return {
@@ -136,6 +139,10 @@ def _chosen(settings: Settings, hardware: Hardware) -> dict[str, Any]:
             "block_size": CPU_BLOCK_TOKENS,
             "max_num_seqs": min(CPU_MAX_SEQS, settings.step_tokens or CPU_STEP_TOKENS),
         }
+    elif settings.training:
+        from vllm.config import CacheConfig
+
+        chosen["gpu_memory_utilization"] = CacheConfig.gpu_memory_utilization - settings.training_gpu_share
     if settings.enable_lora or settings.training or settings.adapters is not None:
         chosen |= _lora(settings)
     return chosen

@@ -1,7 +1,6 @@
 """Questions with their answers, like the one at hand: what a model asks itself to learn from."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,13 @@ class Pair:
     answer: Message
     tool: str | None = None
     """The one that the answer calls."""
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """As a note has it."""
+        if self.tool is None:
+            return {"question": self.question, "answer": self.answer["content"]}
+        return {"question": self.question, "call": self.answer["tool_calls"][0]["function"]}
 
     def messages(self, before: Sequence[Message]) -> list[Message]:
         """The conversation that ends with its question."""
@@ -53,8 +59,12 @@ class PairFormat:
         question = {"type": "string", "minLength": 1, "maxLength": QUESTION_CHARACTERS}
         if not self._tools:
             return _object(question=question, answer={"type": "string", "minLength": 1, "maxLength": ANSWER_CHARACTERS})
-        calls = [_object(name={"const": name}, arguments=schema) for name, schema in self._tools.items()]
-        return _object(question=question, call={"anyOf": calls})
+        places = {name: f"tool_{i}" for i, name in enumerate(self._tools)}
+        calls = [
+            _object(name={"const": name}, arguments={"$ref": f"#/$defs/{place}"}) for name, place in places.items()
+        ]
+        arguments = {place: _moved(self._tools[name], f"#/$defs/{place}") for name, place in places.items()}
+        return {**_object(question=question, call={"anyOf": calls}), "$defs": arguments}
 
     def ask(self) -> list[Message]:
         """The conversation that asks for one pair."""
@@ -65,7 +75,11 @@ class PairFormat:
 
     async def read(self, text: str) -> Pair:
         """The pair in a text. Raises ValueError for one that is cut, or of another shape."""
-        data = json.loads(text)
+        try:
+            data = json.loads(text)
+            json.dumps(data, ensure_ascii=False).encode()  # No half of a surrogate pair, which no tokenizer takes.
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
         try:
             wrong = await judged(_fault, data, self.schema)
         except Undecided:
@@ -93,14 +107,26 @@ def _fault(data: Any, schema: Mapping[str, Any]) -> str | None:
     try:
         # Without a registry of ours, it would fetch what the schema refers to.
         jsonschema.validate(data, schema, registry=referencing.Registry())
-    except (jsonschema.ValidationError, jsonschema.SchemaError, referencing.exceptions.Unresolvable, re.error) as error:
+    except Exception as error:  # A hostile schema makes any: of its patterns, its numbers, its references.
         return f"not of the shape: {error}"[:300]
     return None
 
 
 def _arguments_of(tool: Tool) -> Mapping[str, Any]:
-    parameters = tool["function"].get("parameters") or {}
-    return parameters if parameters.get("type") == "object" else {"type": "object", **parameters}
+    return {**(tool["function"].get("parameters") or {}), "type": "object"}
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """A schema whose references within itself are right at another place of a larger one."""
+    if isinstance(schema, list):
+        return [_moved(part, place) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _moved(part, place) for key, part in schema.items()}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = place + reference[1:]
+    return moved
 
 
 def _object(**properties: Any) -> Mapping[str, Any]:

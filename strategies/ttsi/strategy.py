@@ -21,8 +21,8 @@ from typing_extensions import override
 
 from strategies.answers import AnswerKind
 from strategies.base import Answer, Event, InvalidTask, Note, Params, Strategy, Task, Thought, require_samples_differ
-from strategies.engine import Engine, Message, NotTaught, NotTrained, Prompt, Training
-from strategies.session import Session
+from strategies.engine import Engine, Generation, Message, NotTaught, NotTrained, Prompt, Training
+from strategies.session import Exhausted, Session
 from strategies.ttsi.pairs import Pair, PairFormat, example_of
 from strategies.ttsi.uncertainty import Certainty, Normalise, of_tools, of_votes
 from strategies.vote import vote_among
@@ -107,45 +107,48 @@ class TTSI(Strategy):
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
-        p, pairs = self.params, list[Pair]()
-        found: list[Certainty] = []
-        async for event in self._judge(task, engine, found):
-            yield event
-        if self._adapts_to(found[0]):
-            try:
-                async for event in self._adapt(task, engine, pairs):
-                    yield event
-            except (NotTrained, NotTaught) as reason:
-                yield Note("fallback", f"answered with the served weights: {reason}", {"reason": str(reason)})
-        prompt = task.prompt
-        if p.mode == "in_context" and pairs:
-            prompt = await engine.render(_shown(task, pairs), task.tools)
-        async for piece in engine.call(prompt, task.sampling_for("final"), role="final"):
-            yield Answer(piece)
-
-    async def _judge(self, task: Task, engine: Session, found: list[Certainty]) -> AsyncGenerator[Event, None]:
-        """How certain the model is of the request."""
-        p = self.params
+        p, pairs, learnt, prompt = self.params, list[Pair](), False, task.prompt
+        served: Generation | None = None
         if task.tools:
             certainty = await of_tools(task.messages, task.tools, p.normalise, engine)
         else:
-            samplings = [task.sampling_for("sample", branch=i, logprobs=None) for i in range(p.samples)]
+            samplings = [
+                task.sampling_for("sample", branch=i, logprobs=task.sampling.logprobs) for i in range(p.samples)
+            ]
             call = engine.sample(task.prompt, samplings, role="sample")
             async for piece in call:
                 yield Thought(piece.text, "sample", piece.branch)
-            engine.keep(call.results[0])
-            certainty = of_votes(await vote_among(call.results, p.answer, engine))
-        found.append(certainty)
+            served = call.results[0]
+            engine.keep(served)
+            certainty = of_votes(await vote_among(call.results, p.answer, engine), p.samples)
+        yield self._told(certainty, task)
+        if self._adapts_to(certainty):
+            try:
+                async for event in self._adapt(task, engine, pairs):
+                    yield event
+                if p.mode == "in_context":
+                    prompt = await engine.render(_shown(task, pairs), task.tools)
+                learnt = True
+            except (NotTrained, NotTaught, Exhausted) as reason:
+                yield Note("fallback", f"answered with the served weights: {reason}", {"reason": str(reason)})
+        if served is not None and not learnt:
+            # The call below would make it again, of the same seed.
+            yield Answer.of(served)
+            return
+        async for piece in engine.call(prompt, task.sampling_for("final"), role="final"):
+            yield Answer(piece)
+
+    def _told(self, certainty: Certainty, task: Task) -> Note:
         uncertain = self._adapts_to(certainty)
         data = {
             "gap": certainty.gap,
-            "threshold": p.threshold,
+            "threshold": self.params.threshold,
             "uncertain": uncertain,
             "shares": certainty.shares,
             "by": "tools" if task.tools else "samples, an extension of the paper",
         }
         text = f"{'uncertain' if uncertain else 'certain'} of {certainty.best}: gap {certainty.gap:.3f}"
-        yield Note("uncertainty", text, data)
+        return Note("uncertainty", text, data)
 
     def _adapts_to(self, certainty: Certainty) -> bool:
         return certainty.gap < self.params.threshold or self.params.threshold == 1
@@ -196,8 +199,17 @@ class TTSI(Strategy):
                     for i in range(missing)
                 ]
                 call = engine.sample(prompt, samplings, role="pair")
-                async for piece in call:
-                    yield Thought(piece.text, "pair", piece.branch)
+                engine.side_by_side = missing + 1  # The answer has as much of the budget as each pair.
+                try:
+                    async for piece in call:
+                        yield Thought(piece.text, "pair", piece.branch)
+                except Exception as error:
+                    if not any(error is failure for failure in engine.failures):
+                        raise
+                    # Not every schema of a tool makes a grammar.
+                    raise NotTrained(f"no pair can be written: {error}"[:300]) from error
+                finally:
+                    engine.side_by_side = 0
                 texts = [result.text for result in call.results]
             for text in texts:
                 try:
@@ -213,7 +225,7 @@ class TTSI(Strategy):
             "pairs": len(pairs),
             "refused": refused,
             "uncertain": uncertain,
-            "questions": [x.question for x in pairs],
+            "written": [pair.told for pair in pairs],
         }
         yield Note("pairs", f"{len(pairs)} of {p.pairs}, {refused} of another shape, {uncertain} uncertain", data)
 

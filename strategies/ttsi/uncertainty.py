@@ -25,7 +25,7 @@ class Certainty:
     """Between the two likeliest, 0 to 1; 1 where there is no other."""
     best: str
     shares: dict[str, float]
-    """Of each action, their sum is 1."""
+    """Of each action; their sum is 1, or less where samples came to no answer."""
 
     @classmethod
     def of(cls, shares: dict[str, float]) -> "Certainty":
@@ -88,6 +88,9 @@ def shared_start(texts: Sequence[Sequence[int]]) -> int:
     return next((i for i, tokens in enumerate(zip(*texts, strict=False)) if len(set(tokens)) > 1), min(map(len, texts)))
 
 
-def of_votes(vote: Vote) -> Certainty:
-    """Of sampled answers: by the two largest groups that agree. An extension, no part of the paper."""
-    return Certainty.of({group.answer: group.votes / vote.cast for group in vote.groups})
+def of_votes(vote: Vote, samples: int) -> Certainty:
+    """Of sampled answers: by the two largest groups that agree. An extension, no part of the paper.
+
+    Samples that came to no answer are doubt: they count for nobody.
+    """
+    return Certainty.of({group.answer: group.votes / samples for group in vote.groups})

@@ -36,6 +36,8 @@ async def chat(request: Request) -> Response:
     if body["stream"]:
         return StreamingResponse(lines(body, usage, breaks=asked == "break"), media_type="text/event-stream")
     message = {"role": "assistant", "content": "word " * body["max_tokens"]}
+    if body.get("tools"):
+        message |= {"tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
     return JSONResponse({"choices": [{"message": message}], "usage": usage, "strategy": {"name": "direct"}})
 
 
@@ -46,6 +48,9 @@ async def lines(body: dict[str, Any], usage: dict[str, Any], breaks: bool) -> As
         yield chunk(choices=[{"delta": {"role": "assistant", "content": ""}}])
         yield ": heartbeat\n\n"
         await asyncio.sleep(0.05)
+        if body.get("tools"):
+            for line in calls():
+                yield line
         for _ in range(body["max_tokens"]):
             yield chunk(choices=[{"delta": {"content": "word "}}])
         if breaks:
@@ -55,6 +60,21 @@ async def lines(body: dict[str, Any], usage: dict[str, Any], breaks: bool) -> As
         yield "data: [DONE]\n\n"
     finally:
         app.state.running -= 1
+
+
+def calls() -> Iterator[str]:
+    """A note, and two calls in pieces, as vLLM and redraft write them."""
+    yield chunk(choices=[{"delta": {}}], strategy={"event": "note", "note": {"kind": "pairs", "refused": 1}})
+    for index, name in enumerate(("add", "halve")):
+        pieces = [
+            {"function": {"name": name}},
+            {"function": {"arguments": '{"n"'}},
+            {"function": {"arguments": ": 1}"}},
+        ]
+        for piece in pieces:
+            delta = {"tool_calls": [{"index": index, **piece}]}
+            yield chunk(choices=[{"delta": delta}], strategy={"event": "answer", "note": None})
+    yield chunk(choices=[{"delta": {}, "finish_reason": "tool_calls"}], strategy={"name": "ttsi", "note": None})
 
 
 def chunk(**content: Any) -> str:

@@ -24,6 +24,22 @@ async def test_an_answer_in_one_piece_brings_its_strategy(url: str) -> None:
     assert (reply.tokens, reply.cached_tokens, reply.strategy) == (2, 2, {"name": "direct"})
 
 
+async def test_a_stream_brings_calls_and_notes(url: str) -> None:
+    async with client(url) as http:
+        reply = await ask(http, chat("m", "hello", 0, tools=[{}]))
+    assert reply.calls == (("add", '{"n": 1}'), ("halve", '{"n": 1}'))
+    ((seconds, note),) = reply.notes
+    assert 0.05 <= seconds <= reply.seconds
+    assert note == {"kind": "pairs", "refused": 1}
+    assert (reply.finish_reason, reply.strategy["name"]) == ("tool_calls", "ttsi")
+
+
+async def test_an_answer_in_one_piece_brings_its_calls(url: str) -> None:
+    async with client(url) as http:
+        reply = await ask(http, chat("m", "hello", 1, tools=[{}], stream=False))
+    assert (reply.calls, reply.notes) == ((("add", "{}"),), ())
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_refusal_is_a_reply_that_does_not_pass_the_check(url: str, stream: bool) -> None:
     async with client(url) as http:

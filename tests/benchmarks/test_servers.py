@@ -17,6 +17,11 @@ def test_both_engines_get_the_same_flags() -> None:
     assert "--dtype float32" in " ".join(theirs)
 
 
+def test_redraft_gets_more_of_its_own() -> None:
+    arguments = EngineFlags().for_redraft("model", 1, ["--training"])
+    assert arguments.index("--training") < arguments.index("--")
+
+
 def test_vllm_runs_without_redrafts_plugins(tmp_path: Path) -> None:
     server = vllm([], 1, {"VLLM_LOGGING_LEVEL": "INFO"}, tmp_path)
     loaded = server._env["VLLM_PLUGINS"].split(",")

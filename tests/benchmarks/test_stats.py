@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.stats import Ratio, Spread, profile, quantile
+from benchmarks.stats import Ratio, Spread, mcnemar, profile, quantile
 
 
 def test_a_spread_has_the_median_between_the_extremes() -> None:
@@ -29,3 +29,10 @@ def test_a_profile_runs_from_the_least_to_the_greatest() -> None:
     values = list(range(1001))
     assert profile(values, points=3) == [0, 500, 1000]
     assert quantile(profile(values), 0.99) == pytest.approx(990)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "p"), [(0, 0, 1), (3, 3, 1), (5, 0, 0.0625), (0, 6, 0.03125), (9, 1, 22 / 1024), (1, 0, 1)]
+)
+def test_a_split_is_judged_by_the_coins_that_would_make_it(gained: int, lost: int, p: float) -> None:
+    assert mcnemar(gained, lost) == pytest.approx(p)

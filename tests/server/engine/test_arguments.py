@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -128,6 +129,17 @@ def test_adapters_of_a_folder(tmp_path: Path) -> None:
     ]
     assert arguments.max_lora_rank == 32
     assert engine_arguments(Settings(training=True), LOCAL, CPU).enable_lora
+
+
+def test_trainings_have_memory_of_their_own() -> None:
+    def cache(**flags: Any) -> float:
+        return float(engine_arguments(Settings(**flags), LOCAL, CPU).kv_cache_memory_bytes)
+
+    assert cache() - cache(training=True, training_memory_gib=2) == pytest.approx(GIB / 2)  # A quarter of it.
+    share = {
+        flag: engine_arguments(Settings(training=flag), LOCAL, CUDA).gpu_memory_utilization for flag in (False, True)
+    }
+    assert share[False] - share[True] == pytest.approx(0.2)
 
 
 def test_room_for_the_largest_rank(tmp_path: Path) -> None:

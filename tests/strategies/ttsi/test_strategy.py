@@ -81,7 +81,8 @@ async def test_an_uncertain_one_is_learnt_for() -> None:
     text = "".join(map(chr, example.token_ids))
     assert text.startswith("<system>be brief<end><user>Rome?<end><assistant>")
     assert text[-example.learnt :].startswith("<call rain>")
-    assert outcome.data("pairs") == [{"pairs": 1, "refused": 0, "uncertain": 0, "questions": ["Rome?"]}]
+    written = [{"question": "Rome?", "call": {"name": "rain", "arguments": {}}}]
+    assert outcome.data("pairs") == [{"pairs": 1, "refused": 0, "uncertain": 0, "written": written}]
     # The pair is drawn by its own rules, the answer by the client's.
     assert engine.requests[0].sampling.temperature == 0.7
     assert final(engine).sampling.temperature == 1.0
@@ -195,13 +196,29 @@ async def test_requests_without_tools_are_judged_by_samples() -> None:
     assert final(engine).adapter == "adapter 1"
     (example,) = engine.fitted[0][0]
     assert "".join(map(chr, example.token_ids[-example.learnt :])).startswith("4<end>")
+    assert outcome.data("pairs")[0]["written"] == [{"question": "2 + 2?", "answer": "4"}]
 
 
-async def test_a_model_that_always_says_the_same_is_certain() -> None:
+async def test_samples_are_answers_of_the_served_weights() -> None:
+    """None is computed twice: not where it is certain, and not where it learns nothing."""
     engine = engine_of()
     outcome = await played(engine, tools=None)
     assert outcome.data("uncertainty")[0]["gap"] == 1
+    assert (outcome.answer, len(engine.requests)) == ("it is", 5)
     assert not engine.fitted
+    engine = engine_of(TEXT_PAIR, losses=(NotTrained("it died"),))
+    outcome = await played(engine, tools=None, threshold=1)
+    assert outcome.data("fallback") == [{"reason": "it died"}]
+    assert (outcome.answer, len(engine.requests)) == ("it is", 6)
+
+
+async def test_samples_without_an_end_are_doubt() -> None:
+    answers = iter(["4", *["it is so long that it has no end"] * 4])
+    engine = engine_of()
+    engine._script = lambda request: TEXT_PAIR if request.sampling.grammar is not None else next(answers, "4")
+    outcome = await play(TTSI(), await task_of(engine, None, max_tokens=8), Session(engine))
+    assert outcome.data("uncertainty")[0]["shares"] == {"4": pytest.approx(0.2)}
+    assert outcome.data("uncertainty")[0]["gap"] == pytest.approx(0.2)
 
 
 async def test_what_cannot_be_served_is_refused() -> None:
