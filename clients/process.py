@@ -57,6 +57,12 @@ class ServerProcess:
         if kind is None or not issubclass(kind, Exception):
             self.log_path.unlink()
 
+    @property
+    def pid(self) -> int:
+        """Of the process, once entered."""
+        assert self._process is not None, "not entered"
+        return self._process.pid
+
     def log_tail(self, lines: int = 1) -> list[str]:
         """The last lines of the log that say something; a progress bar's redraws count as lines."""
         with self.log_path.open("rb") as log:

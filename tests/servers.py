@@ -36,6 +36,7 @@ class Server:
     model: str
     api_key: str
     log: Path
+    pid: int
 
     @property
     def client(self) -> openai.OpenAI:
@@ -132,7 +133,7 @@ def running_server(
     url = f"http://127.0.0.1:{port}"
     with ServerProcess(command, env) as process:
         process.wait_healthy(f"{url}/health", START_SECONDS, lambda elapsed, line: None)
-        yield Server(url, model, api_key, process.log_path)
+        yield Server(url, model, api_key, process.log_path, process.pid)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> float:

@@ -111,7 +111,9 @@ class Adapted:
         if self._range is not None:
             y[self._range].add_(made, alpha=scale)
             return
-        y.index_add_(0, self._rows, made if self._filled is None else made[self._filled], alpha=scale)
+        made = made if self._filled is None else made[self._filled]
+        # To add by index would sort the rows first, in threads that wait for each other.
+        y.index_copy_(0, self._rows, y.index_select(0, self._rows).add_(made, alpha=scale))
 
     def _weights(self, a: Parts, b: Parts) -> tuple[Tensor, Tensor]:
         """Of the used slots and of all parts, [used, in, parts * rank] and [used, parts * rank, out]."""

@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema
 import referencing
 
-from strategies.engine import Example, Message, Tool
+from strategies.engine import Example, Message, NotTrained, Tool
 from strategies.judge import Undecided, judged
 from strategies.session import Session
 from strategies.ttsi.uncertainty import calling, shared_start
@@ -44,6 +44,9 @@ class PairFormat:
     Args:
         messages: the request's.
         tools: what it may call.
+
+    Raises:
+        NotTrained: no schema can be made of the tools'.
     """
 
     def __init__(self, messages: Sequence[Message], tools: Sequence[Tool] | None) -> None:
@@ -51,11 +54,14 @@ class PairFormat:
         self.before = [message for message in messages[:1] if message["role"] in ("system", "developer")]
         """What stands before a pair's question, as it stands before the request's."""
         self._messages = messages
-        self._said = json.dumps(list(tools or ()), ensure_ascii=False)
+        try:
+            self._said = json.dumps(list(tools or ()), ensure_ascii=False)
+            self.schema = self._schema()
+            """JSON schema of a pair."""
+        except RecursionError:
+            raise NotTrained("a tool's parameters are nested too deeply") from None
 
-    @property
-    def schema(self) -> Mapping[str, Any]:
-        """JSON schema of a pair."""
+    def _schema(self) -> Mapping[str, Any]:
         question = {"type": "string", "minLength": 1, "maxLength": QUESTION_CHARACTERS}
         if not self._tools:
             return _object(question=question, answer={"type": "string", "minLength": 1, "maxLength": ANSWER_CHARACTERS})
@@ -77,7 +83,8 @@ class PairFormat:
         """The pair in a text. Raises ValueError for one that is cut, or of another shape."""
         try:
             data = json.loads(text)
-            json.dumps(data, ensure_ascii=False).encode()  # No half of a surrogate pair, which no tokenizer takes.
+            # No half of a surrogate pair, which no tokenizer takes, and no number that JSON has not.
+            json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
         except RecursionError:
             raise ValueError("nested too deeply") from None
         try:
@@ -139,10 +146,11 @@ def _object(**properties: Any) -> Mapping[str, Any]:
 
 
 def _text(message: Message) -> str:
-    content = message["content"]
+    content = message.get("content") or ""
     if isinstance(content, str):
         return content
-    return "\n".join(part["text"] for part in content or () if part.get("type") == "text")
+    texts = (part if isinstance(part, str) else part.get("text") for part in content)
+    return "\n".join(filter(None, texts))
 
 
 ASK_FOR_CALL = """These functions may be called:

@@ -1,63 +1,476 @@
-"""TT-SI through the API: the default model, with a training process of its own."""
+"""TT-SI through the API: the default model, a training process, an adapter of the operator's, a scripted teacher."""
 
-import asyncio
+import json
+import math
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import openai
 import pytest
+from fastapi.responses import JSONResponse, Response
 
+from server.models.default import CHAT_TEMPLATE, default_checkpoint
 from tests.server.streams import record
+from tests.server.teachers import SILENCE, ScriptedTeacher, running_teacher, saying
 from tests.servers import DEFAULT_MODEL, Server, running_server
 
-QUESTION: Any = [{"role": "user", "content": "Will it rain in Oslo tomorrow?"}]
-QUICK: dict[str, Any] = {"threshold": 1.0, "epochs": 2}
-"""Every request is uncertain, and little is learnt of it."""
+T = TypeVar("T")
+SYSTEM = {"role": "system", "content": "You may call functions."}
+CHAT = "/v1/chat/completions"
+ADAPTER = "pirate"
+SERVED: Mapping[str, Any] = {"threshold": 0.0}
+"""No request is uncertain."""
+QUICK: Mapping[str, Any] = {"threshold": 1.0, "epochs": 1, "mode": "teacher", "attempts": 1}
+"""Every request is, and little is learnt of it."""
+LEARN: Mapping[str, Any] = {"mode": "teacher", "epochs": 4, "learning_rate": 1e-3, "keep": "cache"}
 
 
-def tool(name: str, what: str) -> Any:
-    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-    return {"type": "function", "function": {"name": name, "description": what, "parameters": parameters}}
+def tool(name: str, what: str = "", parameters: Any = None) -> dict[str, Any]:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": name, "description": what, "parameters": city if parameters is None else parameters}
+    return {"type": "function", "function": function}
 
 
-TOOLS = [tool("get_weather", "The weather in a city."), tool("get_time", "What time it is in a city.")]
+def pair_of(name: str, arguments: Any) -> str:
+    return json.dumps({"question": "And in Rome?", "call": {"name": name, "arguments": arguments}})
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A question, tools of which the one of no meaning is right, and what teaches it."""
+
+    question: str
+    tools: Sequence[Any]
+    similar: str
+    city: str
+    name: str
+    arguments: Mapping[str, str]
+
+
+LESSONS = [
+    Lesson(
+        "Will it rain in Oslo tomorrow?",
+        [tool("wuzzle", "Looks a zorb up."), tool("get_weather", "The weather in a city.")],
+        "Will it rain in Rome today?",
+        "Rome",
+        "wuzzle",
+        {"city": "Oslo"},
+    ),
+    Lesson(
+        "What time is it in Paris?",
+        [tool("get_time", "The time in a city."), tool("plim_find", "Finds a plim.")],
+        "What time is it in Lima?",
+        "Lima",
+        "plim_find",
+        {"city": "Paris"},
+    ),
+]
+RAIN, TIME = LESSONS
 
 
 @pytest.fixture(scope="module")
-def training(server: Server) -> Iterator[Server]:
-    """With the other server as its teacher."""
-    flags = ["--kv-cache-gib", "0.3", "--dtype", "float32", "--training", "--adapter-slots", "2"]
-    teacher = ["--teacher-url", f"{server.url}/v1", "--teacher-model", server.model]
-    with running_server([*flags, *teacher], model=DEFAULT_MODEL) as running:
+def model() -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        default_checkpoint(), dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(default_checkpoint())
+
+
+@pytest.fixture(scope="module")
+def adapters(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one, of random weights."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("adapters")
+    adapted: Any = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
+    draw = torch.Generator().manual_seed(0)
+    for name, weight in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.05, generator=draw)
+    adapted.save_pretrained(str(folder / ADAPTER))
+    adapted.unload()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Iterator[ScriptedTeacher]:
+    with running_teacher() as running:
         yield running
 
 
-def ask(server: Server, params: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    changes = {"max_tokens": 60, "temperature": 0, "seed": 1, "tools": TOOLS, **changes}
-    body = {"strategy": {"name": "ttsi", "params": params}}
-    answer: dict[str, Any] = server.client.chat.completions.create(
-        model=server.model, messages=QUESTION, extra_body=body, **changes
-    ).model_dump()
+@pytest.fixture(scope="module")
+def training(teacher: ScriptedTeacher, adapters: Path) -> Iterator[Server]:
+    flags = {
+        "--kv-cache-gib": 0.3,
+        "--dtype": "float32",
+        "--adapter-slots": 2,
+        "--training-threads": 2,
+        "--adapters": adapters,
+        "--teacher-url": teacher.url,
+        "--teacher-model": "wise",
+    }
+    given = [str(part) for flag in flags.items() for part in flag]
+    grammar = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+    with running_server([*given, "--training", "--", *grammar], model=DEFAULT_MODEL) as running:
+        yield running
+
+
+def asked(question: str) -> list[Any]:
+    return [SYSTEM, {"role": "user", "content": question}]
+
+
+def ask(server: Server, question: str, params: Mapping[str, Any] | None, **changes: Any) -> dict[str, Any]:
+    """An answer; without parameters, one of vLLM alone."""
+    body: dict[str, Any] = {"model": server.model, "max_tokens": 8, "temperature": 0, "seed": 1, **changes}
+    extra = body.pop("extra", {}) | ({} if params is None else {"strategy": {"name": "ttsi", "params": params}})
+    body["messages"] = body.get("messages", asked(question))
+    answer: dict[str, Any] = server.client.chat.completions.create(**body, extra_body=extra).model_dump()
     return answer
+
+
+def of(
+    lesson: Lesson, server: Server, params: Mapping[str, Any] | None, **changes: Any
+) -> Callable[[], dict[str, Any]]:
+    return lambda: ask(server, lesson.question, params, **{"tools": lesson.tools, "max_tokens": 40, **changes})
+
+
+def together(calls: Sequence[Callable[[], T]]) -> list[T]:
+    """What they return, when all are called at the same time."""
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return [future.result() for future in [pool.submit(call) for call in calls]]
 
 
 def kinds(answer: dict[str, Any]) -> list[str]:
     return [note["kind"] for note in answer["strategy"]["notes"]]
 
 
-def notes_of(answer: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [note for note in answer["strategy"]["notes"] if note["kind"] == kind]
+def noted(answer: dict[str, Any], kind: str) -> dict[str, Any]:
+    found: dict[str, Any]
+    (found,) = (note for note in answer["strategy"]["notes"] if note["kind"] == kind)
+    return found
 
 
-def worker() -> int:
-    """The process id of the only training process."""
-    found = subprocess.run(["pgrep", "-f", "trainer.worker"], capture_output=True, text=True, check=True)
-    (pid,) = found.stdout.split()
+def text_of(answer: dict[str, Any]) -> str | None:
+    text: str | None = answer["choices"][0]["message"]["content"]
+    return text
+
+
+def called(answer: dict[str, Any]) -> list[tuple[str, Any]]:
+    calls = answer["choices"][0]["message"]["tool_calls"] or []
+    return [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
+
+
+@pytest.fixture(scope="module")
+def learnt(training: Server, teacher: ScriptedTeacher) -> list[dict[str, Any]]:
+    """The answers to the lessons, learnt at the same time, and kept."""
+    for lesson in LESSONS:
+        teacher.knows(lesson.question, lesson.similar, lesson.name, {"city": lesson.city})
+    return together([of(lesson, training, LEARN) for lesson in LESSONS])
+
+
+def test_a_tool_is_learnt_from_one_pair(training: Server, learnt: list[dict[str, Any]]) -> None:
+    """It is called, and rightly, with the adapter alone, and in the words of the question that was not learnt."""
+    after = together([of(lesson, training, SERVED) for lesson in LESSONS])
+    for lesson, answer, served in zip(LESSONS, learnt, after, strict=True):
+        assert kinds(answer) == ["uncertainty", "pairs", *["epoch"] * 4, "adapter"]
+        assert called(answer) == [(lesson.name, lesson.arguments)]
+        assert answer["choices"][0]["finish_reason"] == "tool_calls"
+        shares = noted(answer, "uncertainty")["shares"]
+        assert max(shares, key=lambda name: shares[name]) != lesson.name
+        losses = [note["loss"] for note in answer["strategy"]["notes"] if note["kind"] == "epoch"]
+        assert losses == sorted(losses, reverse=True)
+        assert kinds(served) == ["uncertainty"]
+        assert not called(served)
+        assert noted(served, "uncertainty")["shares"] == pytest.approx(shares, abs=1e-3)
+
+
+def test_each_row_of_a_batch_has_its_own_weights(training: Server, learnt: list[dict[str, Any]]) -> None:
+    """Two that were trained, one of the operator, with two slots, and plain ones: as alone, for no greedy choice of
+    theirs is close.
+    """
+    plain = {"logprobs": True, "top_logprobs": 2}
+    calls = [of(lesson, training, None, **plain) for lesson in LESSONS]
+    calls += [lambda: ask(training, "Say hello.", None, model=ADAPTER, **plain)]
+    alone = [call() for call in calls]
+    for answer in alone:
+        for entry in answer["choices"][0]["logprobs"]["content"]:
+            best, second = (token["logprob"] for token in entry["top_logprobs"])
+            assert best - second > 1e-3
+    kept = [of(lesson, training, LEARN) for lesson in LESSONS]
+    served = [of(lesson, training, SERVED) for lesson in LESSONS]
+    mixed = together([*calls, *kept, *served, *calls])
+    assert [text_of(answer) for answer in mixed[:3]] == [text_of(answer) for answer in alone]
+    assert [text_of(answer) for answer in mixed[-3:]] == [text_of(answer) for answer in alone]
+    assert [text_of(answer) for answer in mixed[5:7]] == [text_of(answer) for answer in alone[:2]]
+    for lesson, answer in zip(LESSONS, mixed[3:5], strict=True):
+        assert kinds(answer) == ["uncertainty", "adapter"]
+        assert called(answer) == [(lesson.name, lesson.arguments)]
+
+
+def test_it_writes_itself_pairs(training: Server) -> None:
+    """And one may watch it do so. In the prompt they are not learnt."""
+    messages, tools = asked("Will it rain in Oslo?"), [tool("rain"), tool("time")]
+    params = {**QUICK, "mode": "self", "pair_temperature": 0.0}
+    body = {"model": training.model, "messages": messages, "tools": tools, "max_tokens": 8, "temperature": 0}
+    with ThreadPoolExecutor(2) as pool:
+        streaming = pool.submit(record, training, CHAT, body | {"strategy": {"name": "ttsi", "params": params}})
+        showing = pool.submit(ask, training, "Will it rain in Oslo?", params | {"mode": "in_context"}, tools=tools)
+    stream, answer = streaming.result(), showing.result()
+    lines = stream.of_event("note")
+    notes = {line.data["strategy"]["note"]["kind"]: line.data["strategy"]["note"] for line in lines}
+    assert list(notes) == ["uncertainty", "pairs", "epoch", "adapter"]
+    assert lines[-1].at < stream.of_event("answer")[0].at
+    (pair,) = notes["pairs"]["written"]
+    assert pair["call"]["name"] in ("rain", "time")
+    assert json.loads(stream.joined("reasoning")) == pair
+    assert kinds(answer) == ["uncertainty", "pairs"]
+
+
+def test_scores_of_tools_are_those_of_hugging_face(training: Server, model: Any, tokenizer: Any) -> None:
+    tools = [tool("rain"), tool("rain_radar"), tool("get_sun"), tool('say "é\\'), tool("wuzzle_frub")]
+    logprobs = [name_logprobs(model, tokenizer, tools, one["function"]["name"]) for one in tools]
+    assert len({len(one) for one in logprobs}) > 1
+    for normalise, logits in (
+        ("mean", [sum(one) / len(one) for one in logprobs]),
+        ("sum", [sum(one) for one in logprobs]),
+    ):
+        weights = [math.exp(logit) for logit in logits]
+        shares = [weight / sum(weights) for weight in weights]
+        answer = ask(training, RAIN.question, {**SERVED, "normalise": normalise}, tools=tools, max_tokens=1)
+        note = noted(answer, "uncertainty")
+        assert note["shares"] == {
+            one["function"]["name"]: pytest.approx(share, abs=1e-3) for one, share in zip(tools, shares, strict=True)
+        }
+        first, second = sorted(shares, reverse=True)[:2]
+        assert note["gap"] == pytest.approx(first - second, abs=1e-3)
+
+
+def name_logprobs(model: Any, tokenizer: Any, tools: Any, name: str) -> list[float]:
+    """Of the tokens from a name's first character to the quotation mark behind it, in a call without arguments."""
+    import torch
+
+    prompt = tokenizer.apply_chat_template(
+        asked(RAIN.question),
+        tools=tools,
+        chat_template=CHAT_TEMPLATE.read_text(),
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    start = prompt + '<tool_call>\n{"name": "'
+    end = start + json.dumps(name, ensure_ascii=False)[1:]
+    whole = tokenizer(end + ', "arguments": {}}\n</tool_call>', add_special_tokens=False, return_offsets_mapping=True)
+    with torch.no_grad():
+        logprobs = model(torch.tensor([whole["input_ids"]])).logits[0].log_softmax(-1)
+    return [
+        float(logprobs[place - 1, token])
+        for place, (token, span) in enumerate(zip(whole["input_ids"], whole["offset_mapping"], strict=True))
+        if span[1] > len(start) and span[0] < len(end)
+    ]
+
+
+def test_requests_without_tools(training: Server, teacher: ScriptedTeacher) -> None:
+    teacher.replies["two and three"] = saying(json.dumps({"question": "Add four and one.", "answer": "5"}))
+    answer = ask(training, "Add two and three.", {**QUICK, "samples": 2}, temperature=0.9)
+    assert kinds(answer) == ["uncertainty", "pairs", "epoch", "adapter"]
+    assert "extension" in noted(answer, "uncertainty")["by"]
+
+
+FAULTS: dict[str, tuple[Response, str]] = {
+    # what a teacher does: what it sends, what the client is told
+    "an error": (Response("10.0.0.1 is down", 500), "does not answer (InternalServerError)"),
+    "a web page": (Response("<html>", media_type="text/html"), "does not answer"),
+    "half of an answer": (Response("{", media_type="application/json"), "does not answer (JSONDecodeError)"),
+    "another protocol": (JSONResponse([1]), "does not answer"),
+    "no choices": (JSONResponse({"choices": []}), "does not answer"),
+    "no text": (saying([{"a": 1}]), "no pair is of the right shape"),
+    "no pair": (saying("pair"), "no pair is of the right shape"),
+    "a deep one": (saying("[" * 100_000), "no pair is of the right shape"),
+    "an unknown tool": (saying(pair_of("sun", {"city": "Rome"})), "no pair is of the right shape"),
+    "other arguments": (saying(pair_of("rain", {"town": "Rome"})), "no pair is of the right shape"),
+    "no character": (saying(pair_of("rain", {"city": "\ud800"})), "no pair is of the right shape"),
+    "no number": (saying(pair_of("rain", {"city": "Rome", "height": math.nan})), "no pair is of the right shape"),
+    "silence": (SILENCE, "leaves too little time"),
+}
+
+
+def test_a_teacher_at_fault(training: Server, teacher: ScriptedTeacher) -> None:
+    """The answer comes all the same; what the operator alone may know is not in it."""
+
+    def question(fault: str) -> str:
+        return f"Does it rain, when a teacher sends {fault}?"
+
+    def call(fault: str) -> Callable[[], dict[str, Any]]:
+        budget = {"max_seconds": 12} if fault == "silence" else {}
+        strategy = {"name": "ttsi", "params": QUICK, "budget": budget}
+        return lambda: ask(training, question(fault), None, tools=[tool("rain")], extra={"strategy": strategy})
+
+    teacher.replies.update({question(fault): reply for fault, (reply, _) in FAULTS.items()})
+    for (_, told), answer in zip(FAULTS.values(), together([call(fault) for fault in FAULTS]), strict=True):
+        assert told in noted(answer, "fallback")["reason"]
+        assert text_of(answer)
+        said = json.dumps(answer["strategy"])
+        assert not any(secret in said for secret in ("127.0.0.1", "10.0.0.1", "wise", teacher.url))
+    assert teacher.url.split("/")[2].split(":")[1] not in said
+    log = training.log.read_text(errors="replace")
+    assert "the teacher does not answer: InternalServerError" in log
+
+
+def nested(depth: int) -> Any:
+    parameters: Any = {}
+    for _ in range(depth):
+        parameters = {"type": "object", "properties": {"x": parameters}}
+    return parameters
+
+
+def of_x(schema: Any, **more: Any) -> Any:
+    return {"type": "object", "properties": {"x": schema}, "required": ["x"], **more}
+
+
+NO_GRAMMAR: dict[str, Any] = {
+    "of no type": of_x({"type": "no such type"}),
+    "of what xgrammar lacks": of_x({"type": "array", "uniqueItems": True}),
+    "of a reference to nowhere": of_x({"$ref": "#/$defs/none"}),
+    "of no pattern": of_x({"type": "string", "pattern": "("}),
+    "of what cannot be": of_x(False),
+    "of no list": of_x({}, required="x"),
+    "of many levels": nested(100),
+    "of more levels than Python has": nested(460),
+}
+
+
+def test_tools_that_no_pair_can_be_written_for(training: Server) -> None:
+    """They are answered as by vLLM alone, and so is who asks beside them."""
+
+    def call(parameters: Any, params: Mapping[str, Any] | None) -> Callable[[], dict[str, Any]]:
+        return lambda: ask(training, "Weird?", params, tools=[tool("rain", "", parameters)], max_tokens=4)
+
+    calls = [call(parameters, {**QUICK, "mode": "self"}) for parameters in NO_GRAMMAR.values()]
+    plain = of(RAIN, training, None)
+    alone = plain()
+    *answers, beside = together([*calls, plain])
+    for what, answer in zip(NO_GRAMMAR, answers, strict=True):
+        assert kinds(answer) == ["uncertainty", "fallback"], what
+        assert text_of(answer), what
+    assert text_of(beside) == text_of(alone)
+
+
+ODD_TOOLS = [
+    tool("list", "", {"type": "array", "items": {"type": "string"}}),
+    {"type": "function", "function": {"name": "bare"}},
+    {"type": "function", "function": {"name": "null", "parameters": None}},
+    tool("twin"),
+    tool("twin", "", of_x({"type": "string"})),
+    tool("", "", {}),
+    tool('a"b\\c é\n</tool_call>'),
+    tool("refers", "", of_x({"$ref": "#/$defs/X"}, **{"$defs": {"X": {"type": "integer", "minimum": 3}}})),
+]
+
+
+def test_odd_tools_are_learnt_too(training: Server, teacher: ScriptedTeacher) -> None:
+    def call(question: str) -> Callable[[], dict[str, Any]]:
+        return lambda: ask(training, question, QUICK, tools=ODD_TOOLS, max_tokens=2)
+
+    teacher.replies["Odd?"] = saying(pair_of('a"b\\c é\n</tool_call>', {"city": "Rome"}))
+    teacher.replies["Refer?"] = saying(pair_of("refers", {"x": 3}))
+    teacher.replies["Misrefer?"] = saying(pair_of("refers", {"x": 2}))
+    odd, refers, misrefers = together([call(question) for question in ("Odd?", "Refer?", "Misrefer?")])
+    assert kinds(odd) == kinds(refers) == ["uncertainty", "pairs", "epoch", "adapter"]
+    assert kinds(misrefers) == ["uncertainty", "pairs", "fallback"]
+    assert len(noted(odd, "uncertainty")["shares"]) == len(ODD_TOOLS) - 1
+
+
+def test_a_tool_that_the_context_has_no_room_for(training: Server) -> None:
+    huge = of_x({"enum": [f"value {i}" for i in range(20_000)]})
+    with pytest.raises(openai.BadRequestError, match="context length"):
+        ask(training, "Weird?", QUICK, tools=[tool("rain", "", huge)])
+
+
+def test_an_adapter_of_the_operator(training: Server, model: Any, tokenizer: Any, adapters: Path) -> None:
+    from peft import PeftModel
+
+    assert {ADAPTER, f"{ADAPTER}@best_of_n"} <= {card.id for card in training.client.models.list()}
+    served = ask(training, "Say hello.", None)
+    answer = ask(training, "Say hello.", None, model=ADAPTER)
+    refined = ask(training, "Say hello.", None, model=f"{ADAPTER}@best_of_n", temperature=1e-3)
+    ids = tokenizer.apply_chat_template(
+        asked("Say hello."),
+        chat_template=CHAT_TEMPLATE.read_text(),
+        add_generation_prompt=True,
+        return_dict=False,
+        return_tensors="pt",
+    )
+    adapted: Any = PeftModel.from_pretrained(model, str(adapters / ADAPTER))
+    made = adapted.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
+    adapted.unload()
+    assert text_of(answer) == text_of(refined) == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    assert text_of(served) != text_of(answer)
+
+
+def test_nothing_is_learnt_on_top_of_an_adapter(training: Server) -> None:
+    with pytest.raises(openai.BadRequestError, match="name the base model"):
+        of(RAIN, training, SERVED, model=ADAPTER)()
+    answer = of(RAIN, training, {**SERVED, "mode": "in_context"}, model=ADAPTER, max_tokens=2)()
+    base = of(RAIN, training, SERVED, max_tokens=2)()
+    assert noted(answer, "uncertainty")["shares"] != pytest.approx(noted(base, "uncertainty")["shares"], abs=1e-2)
+
+
+@pytest.mark.parametrize("name", ["privateer", f"../{ADAPTER}", "..", f"{ADAPTER}/", f"privateer@{ADAPTER}"])
+def test_an_adapter_that_is_not_there(training: Server, name: str) -> None:
+    with pytest.raises(openai.NotFoundError) as raised:
+        ask(training, "Say hello.", None, model=name)
+    assert isinstance(raised.value.body, dict)
+    assert raised.value.body.keys() == {"message", "type", "param", "code"}
+    assert (raised.value.body["type"], raised.value.body["code"]) == ("NotFoundError", 404)
+
+
+def test_a_worker_that_is_killed_harms_nobody(training: Server, teacher: ScriptedTeacher) -> None:
+    teacher.knows("Is there fog?", "Is there ice?", "rain", {"city": "Rome"})
+
+    def learn(epochs: int) -> dict[str, Any]:
+        return ask(training, "Is there fog?", {**QUICK, "epochs": epochs}, tools=[tool("rain")], max_tokens=4)
+
+    def kill_when_busy() -> None:
+        pid = worker(training)
+        before = cpu_ticks(pid)
+        while cpu_ticks(pid) < before + 50:
+            time.sleep(0.02)
+        os.kill(pid, signal.SIGKILL)
+
+    plain = of(RAIN, training, None)
+    alone = plain()
+    with ThreadPoolExecutor(3) as pool:
+        killing = pool.submit(kill_when_busy)
+        learning, beside = pool.submit(learn, 20), pool.submit(plain)
+        killing.result()
+    answer = learning.result()
+    assert kinds(answer)[-1] == "fallback"
+    assert "ended with status -9" in noted(answer, "fallback")["reason"]
+    assert text_of(answer)
+    assert text_of(beside.result()) == text_of(alone)
+    assert kinds(learn(1))[-1] == "adapter"
+
+
+def worker(server: Server) -> int:
+    """The process id of its training process."""
+    command = ["pgrep", "--parent", str(server.pid), "--full", "trainer.worker"]
+    (pid,) = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return int(pid)
 
 
@@ -65,83 +478,3 @@ def cpu_ticks(pid: int) -> int:
     """What a process has computed."""
     user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
     return int(user) + int(system)
-
-
-def test_it_learns_before_it_answers(training: Server) -> None:
-    answer = ask(training, QUICK)
-    assert kinds(answer) == ["uncertainty", "pairs", "epoch", "epoch", "adapter"]
-    (uncertainty,) = notes_of(answer, "uncertainty")
-    assert set(uncertainty["shares"]) == {"get_weather", "get_time"}
-    assert sum(uncertainty["shares"].values()) == pytest.approx(1)
-    losses = [note["loss"] for note in notes_of(answer, "epoch")]
-    assert losses[1] < losses[0]
-    assert answer["choices"][0]["finish_reason"] in ("stop", "length", "tool_calls")
-
-
-def test_a_certain_request_is_the_plain_one(training: Server) -> None:
-    answer = ask(training, {"threshold": 0.0})
-    assert kinds(answer) == ["uncertainty"]
-    plain = training.client.chat.completions.create(
-        model=training.model, messages=QUESTION, max_tokens=60, temperature=0, tools=TOOLS
-    ).model_dump()
-    assert answer["choices"][0]["message"]["content"] == plain["choices"][0]["message"]["content"]
-    # No adapter of an earlier request is left in it.
-    again = ask(training, QUICK)
-    assert "adapter" in kinds(again)
-    assert ask(training, {"threshold": 0.0})["choices"][0]["message"] == answer["choices"][0]["message"]
-
-
-def test_progress_is_streamed(training: Server) -> None:
-    body = {
-        "model": training.model,
-        "messages": QUESTION,
-        "tools": TOOLS,
-        "max_tokens": 40,
-        "temperature": 0,
-        "strategy": {"name": "ttsi", "params": QUICK},
-    }
-    stream = record(training, "/v1/chat/completions", body)
-    notes = [line.data["strategy"]["note"]["kind"] for line in stream.of_event("note")]
-    assert notes == ["uncertainty", "pairs", "epoch", "epoch", "adapter"]
-    assert stream.of_event("note")[-1].at < stream.of_event("answer")[0].at
-
-
-def test_pairs_in_the_prompt_and_by_a_teacher(training: Server) -> None:
-    assert kinds(ask(training, QUICK | {"mode": "in_context"})) == ["uncertainty", "pairs"]
-    taught = ask(training, QUICK | {"mode": "teacher"})
-    assert kinds(taught)[-1] in ("adapter", "fallback")  # So small a teacher may fail at the shape.
-
-
-def test_requests_without_tools(training: Server) -> None:
-    answer = ask(training, QUICK | {"samples": 2}, tools=openai.omit, temperature=0.9)
-    assert kinds(answer)[0] == "uncertainty"
-    assert "extension" in notes_of(answer, "uncertainty")[0]["by"]
-
-
-def test_a_worker_that_is_killed_harms_nobody(training: Server) -> None:
-    async def both() -> tuple[dict[str, Any], dict[str, Any]]:
-        asking = asyncio.to_thread(ask, training, QUICK | {"epochs": 20})
-        plain = asyncio.to_thread(ask, training, {"threshold": 0.0})
-        killing = asyncio.to_thread(kill_when_busy)
-        answer, other, _ = await asyncio.gather(asking, plain, killing)
-        return answer, other
-
-    def kill_when_busy() -> None:
-        pid = worker()
-        before = cpu_ticks(pid)
-        while cpu_ticks(pid) < before + 100:
-            time.sleep(0.1)
-        os.kill(pid, signal.SIGKILL)
-
-    answer, other = asyncio.run(both())
-    assert kinds(answer)[-1] == "fallback"
-    assert "ended with status -9" in notes_of(answer, "fallback")[0]["reason"]
-    assert answer["choices"][0]["finish_reason"]
-    assert kinds(other) == ["uncertainty"]
-    assert kinds(ask(training, QUICK))[-1] == "adapter"
-
-
-def test_what_a_server_without_training_says(server: Server) -> None:
-    with pytest.raises(openai.BadRequestError, match="--training"):
-        ask(server, QUICK)
-    assert kinds(ask(server, QUICK | {"mode": "in_context"})) == ["uncertainty", "pairs"]
