@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from prometheus_client import Counter, Gauge, Histogram
+
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,14 @@ logger = logging.getLogger("redraft.training")
 START_SECONDS = 120.0
 """Loading the weights takes no longer."""
 LINE_BYTES = 2**20
+
+TRAININGS = Counter("redraft_trainings", "Trainings of adapters by outcome.", ["outcome"])
+WAITING = Gauge("redraft_trainings_waiting", "Trainings that wait for their turn.")
+DURATION = Histogram(
+    "redraft_training_duration_seconds",
+    "Seconds of a training, without its wait.",
+    buckets=(1, 2.5, 5, 10, 30, 60, 120, 300, 600),
+)
 
 
 class TrainingFailed(Exception):
@@ -97,19 +107,30 @@ class Trainer:
             TrainingFailed: too many jobs wait, the job takes too long or too much memory, or the worker died.
         """
         if self._waiting >= self._max_waiting:
+            TRAININGS.labels("refused").inc()
             raise TrainingFailed(f"{self._waiting} trainings wait already")
         self._waiting += 1
+        WAITING.inc()
         try:
             await self._turn.acquire()
         finally:
             self._waiting -= 1
+            WAITING.dec()
+        outcome = "left"
         try:
             # Closed at once with this one: the next must not find its answers still being read.
-            async with aclosing(self._fit({"examples": examples, "settings": settings, "folder": str(folder)})) as job:
-                async for epoch in job:
-                    yield epoch
+            job = aclosing(self._fit({"examples": examples, "settings": settings, "folder": str(folder)}))
+            with DURATION.time():
+                async with job as epochs:
+                    async for epoch in epochs:
+                        yield epoch
+            outcome = "done"
+        except TrainingFailed:
+            outcome = "failed"
+            raise
         finally:
             self._turn.release()
+            TRAININGS.labels(outcome).inc()
 
     async def _fit(self, job: Mapping[str, Any]) -> AsyncGenerator[tuple[int, float], None]:
         process = await self._ready()

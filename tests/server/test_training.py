@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from server.training import Trainer, TrainerCommand, TrainingFailed
+from server.training import TRAININGS, WAITING, Trainer, TrainerCommand, TrainingFailed
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 EXAMPLES = [{"token_ids": list(b"what is 2 + 2? 4!"), "learnt": 2}]
@@ -20,7 +20,7 @@ LONG = SETTINGS | {"epochs": 20_000}
 
 
 def command(model: Path) -> TrainerCommand:
-    return TrainerCommand(str(model), "float32", threads=1, memory_gib=1.0)
+    return TrainerCommand(str(model), "float32", threads=1, memory_gib=0.25)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -42,18 +42,25 @@ def process(trainer: Trainer) -> asyncio.subprocess.Process:
     return trainer._process
 
 
+def counted(outcome: str) -> float:
+    return float(TRAININGS.labels(outcome)._value.get())
+
+
 async def test_epochs_and_then_an_adapter(trainer: Trainer, tmp_path: Path) -> None:
+    before = counted("done")
     epochs = await fitted(trainer, tmp_path)
+    assert counted("done") == before + 1
     assert [number for number, _ in epochs] == [1, 2, 3]
     assert epochs[2][1] < epochs[0][1]
     assert (tmp_path / "adapter_model.safetensors").stat().st_size > 1000
 
 
 async def test_a_process_that_is_killed_fails_its_job_only(trainer: Trainer, tmp_path: Path) -> None:
-    killed = process(trainer).pid
+    killed, before = process(trainer).pid, counted("failed")
     with pytest.raises(TrainingFailed, match="ended with status -9"):
         async for _ in trainer.fit(EXAMPLES, LONG, tmp_path / "a"):
             os.kill(killed, signal.SIGKILL)
+    assert counted("failed") == before + 1
     assert len(await fitted(trainer, tmp_path / "b")) == 3
     assert process(trainer).pid != killed
 
@@ -72,12 +79,14 @@ async def test_what_is_left_makes_room_for_the_next(trainer: Trainer, tmp_path: 
 async def test_a_full_queue_fails_at_once(trainer: Trainer, tmp_path: Path) -> None:
     job = trainer.fit(EXAMPLES, LONG, tmp_path / "a")
     await anext(job)
-    waiting = asyncio.ensure_future(fitted(trainer, tmp_path / "b"))
+    waiting, refused, left = asyncio.ensure_future(fitted(trainer, tmp_path / "b")), counted("refused"), counted("left")
     await asyncio.sleep(0)
+    assert WAITING._value.get() == 1
     with pytest.raises(TrainingFailed, match="1 trainings wait already"):
         await fitted(trainer, tmp_path / "c")
     await job.aclose()
     assert len(await waiting) == 3
+    assert (counted("refused"), counted("left")) == (refused + 1, left + 1)
 
 
 async def test_one_that_waits_may_leave(trainer: Trainer, tmp_path: Path) -> None:
@@ -102,7 +111,7 @@ async def test_a_job_that_takes_too_long(trainer: Trainer, tmp_path: Path) -> No
 async def test_a_job_that_takes_too_much_memory(trainer: Trainer, tmp_path: Path) -> None:
     """Fails, and the process lives on."""
     before = process(trainer).pid
-    huge = [{"token_ids": [1] * 60_000, "learnt": 59_000}]
+    huge = [{"token_ids": [1] * 20_000, "learnt": 19_000}]
     with pytest.raises(TrainingFailed, match=r"(?i)memory"):
         await fitted(trainer, tmp_path / "a", examples=huge)
     assert len(await fitted(trainer, tmp_path / "b")) == 3

@@ -80,9 +80,10 @@ def model() -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         default_checkpoint(), dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    )
+    return loaded.eval()
 
 
 @pytest.fixture(scope="module")
