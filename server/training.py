@@ -51,6 +51,8 @@ class TrainerCommand:
     memory_gib: float
     device: str = "cpu"
     fraction: float = 0.2
+    revision: str | None = None
+    trust_remote_code: bool = False
 
     @classmethod
     def of(cls, settings: Settings, engine: "EngineClient") -> Self:
@@ -62,12 +64,16 @@ class TrainerCommand:
             memory_gib=settings.training_memory_gib,
             device=engine.vllm_config.device_config.device_type,
             fraction=settings.training_gpu_share,
+            revision=engine.model_config.revision,
+            trust_remote_code=engine.model_config.trust_remote_code,
         )
 
     def arguments(self) -> Sequence[str]:
         """Of the process."""
         flags = {"--device": self.device, "--fraction": self.fraction}
         options = [str(part) for flag in flags.items() for part in flag]
+        options += [] if self.revision is None else ["--revision", self.revision]
+        options += ["--trust-remote-code"] if self.trust_remote_code else []
         values = (self.model, self.dtype, self.threads, self.memory_gib)
         return [sys.executable, "-m", "trainer.worker", *options, *(str(value) for value in values)]
 
@@ -88,6 +94,7 @@ class Trainer:
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._process: asyncio.subprocess.Process | None = None
+        self._starting: asyncio.Task[asyncio.subprocess.Process] | None = None
         self._number = 0
 
     async def start(self) -> None:
@@ -106,7 +113,7 @@ class Trainer:
         Raises:
             TrainingFailed: too many jobs wait, the job takes too long or too much memory, or the worker died.
         """
-        if self._waiting >= self._max_waiting:
+        if self._turn.locked() and self._waiting >= self._max_waiting:
             TRAININGS.labels("refused").inc()
             raise TrainingFailed(f"{self._waiting} trainings wait already")
         self._waiting += 1
@@ -159,22 +166,34 @@ class Trainer:
 
     async def close(self) -> None:
         """Ends the worker, and with it the job that it has."""
+        if self._starting is not None and self._starting.cancel():
+            await asyncio.wait([self._starting])
         await self._kill()
 
     async def _ready(self) -> asyncio.subprocess.Process:
         """The worker, started if there is none."""
         if self._process is not None and self._process.returncode is None:
             return self._process
+        # Whoever waits for it may leave: it starts for the next, too.
+        if self._starting is None or self._starting.done():
+            self._starting = asyncio.ensure_future(self._start())
+        return await asyncio.shield(self._starting)
+
+    async def _start(self) -> asyncio.subprocess.Process:
         environment = os.environ | {"OMP_NUM_THREADS": str(self._command.threads), "TRANSFORMERS_VERBOSITY": "error"}
-        self._process = process = await asyncio.create_subprocess_exec(
-            *self._command.arguments(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=LINE_BYTES,
-            env=environment,
-            # An interrupt of the terminal is the server's to act on.
-            start_new_session=True,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command.arguments(),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                limit=LINE_BYTES,
+                env=environment,
+                # An interrupt of the terminal is the server's to act on.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise TrainingFailed("the training process does not start") from error
+        self._process = process
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._answer(process)
@@ -187,7 +206,11 @@ class Trainer:
 
     async def _answer(self, process: asyncio.subprocess.Process) -> Any:
         assert process.stdout is not None
-        line = await process.stdout.readline()
+        try:
+            line = await process.stdout.readline()
+        except ValueError as error:  # Longer than any of its answers.
+            await self._kill()
+            raise TrainingFailed("the training process says what it should not") from error
         if not line:
             status = await process.wait()
             logger.warning("the training process ended with status %d; the next training starts another", status)

@@ -5,12 +5,11 @@ import atexit
 import multiprocessing
 from collections.abc import Callable
 from functools import cache
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
 JUDGE_SECONDS = 2.0
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -18,9 +17,13 @@ class Undecided(Exception):
     """It took longer than JUDGE_SECONDS, or its process died."""
 
 
-async def judged(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+ANSWERS, SCHEMAS = "answers", "schemas"
+"""Judges: those who wait for one do not wait for the other."""
+
+
+async def judged(function: Callable[..., T], *args: Any, pool: str = ANSWERS) -> T:
     """What a function of a module makes of its arguments, there. Raises Undecided, or what the function raises."""
-    future = _judge().schedule(function, args=args, kwargs=kwargs, timeout=JUDGE_SECONDS)
+    future = _judge(pool).schedule(function, args=args, timeout=JUDGE_SECONDS)
     try:
         return await asyncio.wrap_future(future)
     except (TimeoutError, ProcessExpired):
@@ -28,17 +31,23 @@ async def judged(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
 
 
 @cache
-def _judge() -> ProcessPool:
-    """One process: sympy may take seconds, and so may a pattern of somebody's schema."""
+def _judge(name: str) -> ProcessPool:
+    """One process for each name: sympy may take seconds, and so may a pattern of somebody's schema."""
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=1, initializer=_prepare, context=context)
+    pool = ProcessPool(max_workers=1, initializer=_PREPARE[name], context=context)
     atexit.register(pool.stop)
     return pool
 
 
-def _prepare() -> None:
-    """Loads what takes long before the first task, so that it takes nothing of JUDGE_SECONDS, after a kill either."""
-    import jsonschema  # noqa: F401
+def _prepare_answers() -> None:
     from math_verify import parse, verify  # type: ignore[import-untyped]
 
     verify(*(parse(f"${text}$", parsing_timeout=None) for text in "xy"), timeout_seconds=None)
+
+
+def _prepare_schemas() -> None:
+    import jsonschema  # noqa: F401
+
+
+_PREPARE = {ANSWERS: _prepare_answers, SCHEMAS: _prepare_schemas}
+"""Load what takes long before the first task, so that it takes nothing of JUDGE_SECONDS, after a kill either."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -20,7 +20,6 @@ from strategies.engine import (
     Example,
     Generation,
     Message,
-    NotTaught,
     NotTrained,
     Prompt,
     PromptTooLong,
@@ -112,6 +111,7 @@ class Session:
         self._left = False
         self._held: list[Any] = []
         """Adapters that this request has the use of."""
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -222,27 +222,43 @@ class Session:
             self.give_back(most - spent)
             self._on_score(began, requests, spent)
 
+    async def beforehand(self, events: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """What is done before the answer, in half of the time and of the tokens that are left: the answer needs some.
+
+        Raises NotTrained if that is not enough; none of its calls then goes on.
+        """
+        loop, limit = asyncio.get_running_loop(), self.limit
+        deadline = None if self._deadline is None else (loop.time() + self._deadline) / 2
+        held_back = (self._tokens_left or 0) // 2
+        self.give_back(-held_back)
+        try:
+            async with aclosing(events):
+                while True:
+                    timeout = asyncio.timeout_at(deadline)
+                    try:
+                        async with timeout:
+                            event = await anext(events)
+                    except StopAsyncIteration:
+                        return
+                    yield event
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise NotTrained("it would leave too little time for the answer") from None
+        except Exhausted as error:
+            raise NotTrained(f"it would leave too little for the answer: {error}") from None
+        finally:
+            await asyncio.gather(*(call.close() for call in list(self._open)))
+            self.give_back(held_back)
+            self.limit = limit
+
     async def fit(
         self, examples: Sequence[Example], training: Training, *, keep: str | None = None
-    ) -> AsyncIterator[Epoch]:
-        """Fits an adapter, with which all further calls are made; its epochs as they end.
-
-        It may take half of the time that is left: the answer needs some too. Raises NotTrained.
-        """
-        deadline = self._halfway()
+    ) -> AsyncGenerator[Epoch, None]:
+        """Fits an adapter, with which all further calls are made; its epochs as they end. Raises NotTrained."""
         fitting = self.engine.fit(examples, training, keep=keep)
         async with aclosing(aiter(fitting)) as epochs:  # type: ignore[type-var]
-            while True:
-                timeout = asyncio.timeout_at(deadline)
-                try:
-                    async with timeout:
-                        epoch = await anext(epochs)
-                except StopAsyncIteration:
-                    break
-                except TimeoutError:
-                    if not timeout.expired():
-                        raise
-                    raise NotTrained("it would leave too little time for the answer") from None
+            async for epoch in epochs:
                 yield epoch
         self._use(fitting.adapter)
 
@@ -251,21 +267,8 @@ class Session:
         return self.engine.grammar(schema)
 
     async def teach(self, messages: Sequence[Message], schema: Mapping[str, Any], max_tokens: int) -> str:
-        """What the operator's stronger model answers, as JSON of a schema. It may take half of the time that is left.
-        Raises NotTaught.
-        """
-        timeout = asyncio.timeout_at(self._halfway())
-        try:
-            async with timeout:
-                return await self.engine.teach(messages, schema, max_tokens)
-        except TimeoutError:
-            if not timeout.expired():
-                raise
-            raise NotTaught("the teacher leaves too little time for the answer") from None
-
-    def _halfway(self) -> float | None:
-        """When half of the time is over that is left; None if there is no bound."""
-        return None if self._deadline is None else (asyncio.get_running_loop().time() + self._deadline) / 2
+        """What the operator's stronger model answers, as JSON of a schema. Raises NotTaught, or Exhausted."""
+        return await self.bounded(self.engine.teach(messages, schema, max_tokens))
 
     async def recall(self, name: str) -> bool:
         """Makes all further calls with the adapter that was kept under a name; whether there is one."""
@@ -361,9 +364,14 @@ class Session:
         self._left = True
         if self._timer is not None:
             self._timer.cancel()
+        # In a task of its own: whoever is cancelled here, even again and again, ends all of it.
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         await asyncio.gather(*(call.close() for call in list(self._open)))
-        held, self._held = self._held, []
-        await asyncio.gather(*(self.engine.drop(adapter) for adapter in held))
+        await asyncio.gather(*(self.engine.drop(adapter) for adapter in self._held))
 
     def _expire(self) -> None:
         if calls := [call for call in self._open if call.running]:

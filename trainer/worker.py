@@ -16,8 +16,9 @@ import queue
 import resource
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import typer
 
@@ -29,7 +30,16 @@ class Cancelled(Exception):
     """Nobody waits for this job any more."""
 
 
-def main(model: str, dtype: str, threads: int, memory_gib: float, device: str = "cpu", fraction: float = 0.2) -> None:
+def main(
+    model: str,
+    dtype: str,
+    threads: int,
+    memory_gib: float,
+    device: str = "cpu",
+    fraction: float = 0.2,
+    revision: str | None = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code")] = False,
+) -> None:
     """Fits adapters to the checkpoint `model` until the standard input ends.
 
     Args:
@@ -39,22 +49,36 @@ def main(model: str, dtype: str, threads: int, memory_gib: float, device: str = 
         memory_gib: that jobs may take beside the weights, on a CPU.
         device: cpu or cuda.
         fraction: of the GPU's memory that this process may take, weights and all.
+        revision: of the checkpoint, on the Hugging Face hub.
+        trust_remote_code: run the checkpoint's own code.
     """
     # What libraries print must not come between the lines.
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     os.nice(NICE)
-    Worker(model, dtype, threads, memory_gib, device, fraction, output).run(sys.stdin)
+    source = {"revision": revision, "trust_remote_code": trust_remote_code}
+    Worker(model, source, dtype, threads, memory_gib, device, fraction, output).run(sys.stdin)
 
 
 class Worker:
     """The model, and the jobs that wait for it."""
 
     def __init__(
-        self, model: str, dtype: str, threads: int, memory_gib: float, device: str, fraction: float, output: IO[str]
+        self,
+        model: str,
+        source: Mapping[str, Any],
+        dtype: str,
+        threads: int,
+        memory_gib: float,
+        device: str,
+        fraction: float,
+        output: IO[str],
     ) -> None:
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
         self._output = output
         self._cancelled: set[int] = set()
@@ -62,7 +86,7 @@ class Worker:
         torch.set_num_threads(threads)
         if device != "cpu":
             torch.cuda.set_per_process_memory_fraction(fraction)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype), **source)
         self._model = loaded.to(device).eval()
         if device == "cpu":
             _bound_memory(memory_gib)

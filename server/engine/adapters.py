@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 import shutil
 import tempfile
 from collections import OrderedDict
@@ -16,6 +17,7 @@ from vllm.lora.request import LoRARequest
 from server.training import Trainer, TrainingFailed
 from strategies.engine import Epoch, Example, NotTrained, Training
 
+logger = logging.getLogger("redraft.adapters")
 FIRST_ID = 2**20
 """vLLM numbers the adapters of the operator from 1."""
 
@@ -65,12 +67,17 @@ class Adapters:
         return Fitting(self, examples, training, keep)
 
     async def recall(self, name: str) -> Any:
-        """The one that is kept under a name, in a slot; None if there is none. Raises NotTrained."""
+        """The one that is kept under a name, in a slot; None if there is none, or none that can be loaded."""
         kept = self._kept.get(name)
         if kept is None:
             return None
         self._kept.move_to_end(name)
-        return await self.load(kept)
+        try:
+            return await self.load(kept)
+        except NotTrained:
+            if self._kept.get(name) is kept:
+                self._forget(name)
+            return None
 
     async def drop(self, adapter: Any) -> None:
         """Gives the slot back. The engine has no call with it any more."""
@@ -95,8 +102,12 @@ class Adapters:
             raise NotTrained(str(error)) from error
 
     def new_folder(self) -> Path:
-        """An empty one."""
-        return Path(tempfile.mkdtemp(dir=self._root))
+        """An empty one. Raises NotTrained if there is no room for it."""
+        try:
+            return Path(tempfile.mkdtemp(dir=self._root))
+        except OSError as error:
+            logger.warning("no folder for an adapter: %s", error)
+            raise NotTrained("there is no room for an adapter") from error
 
     async def load(self, kept: _Kept) -> Any:
         """A handle of an adapter, ready for calls. Raises NotTrained."""
@@ -118,7 +129,9 @@ class Adapters:
             self._ending.add(ending)
             ending.add_done_callback(self._ending.discard)
             if isinstance(error, Exception):
-                raise NotTrained(f"the engine does not take the adapter: {error}") from error
+                # What it says may hold the operator's folders: the log has it, the client does not.
+                logger.warning("the engine does not take an adapter: %s", error)
+                raise NotTrained("the engine does not take the adapter") from error
             raise
         return request
 
@@ -129,9 +142,12 @@ class Adapters:
         kept.findable = True
         self._kept[name] = kept
         while len(self._kept) > 0 and sum(one.size for one in self._kept.values()) > self._kept_bytes:
-            _, oldest = self._kept.popitem(last=False)
-            oldest.findable = False
-            self._delete_unused(oldest)
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, name: str) -> None:
+        kept = self._kept.pop(name)
+        kept.findable = False
+        self._delete_unused(kept)
 
     async def _end(self, adapter: Any, adding: "asyncio.Future[bool] | None" = None) -> None:
         if adding is not None:

@@ -260,7 +260,8 @@ class EmbeddedEngine:
 
     def grammar(self, schema: Mapping[str, Any]) -> Grammar:
         """VLLM's structured output."""
-        return Grammar(StructuredOutputsParams(json=dict(schema)), {})
+        # From the first token on, whatever a model that thinks would rather say.
+        return Grammar(StructuredOutputsParams(json=dict(schema)), {"reasoning_ended": True})
 
     def fit(self, examples: Sequence[Example], training: Training, *, keep: str | None = None) -> Fitting:
         """By the training process."""

@@ -10,14 +10,14 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def find_adapters(folder: Path) -> dict[str, Path]:
-    """Adapters by name, sorted.
+    """Adapters by name, sorted. Hidden folders are none.
 
     Raises:
         ModelError: there is no such folder, or what is in it is no adapter, or has no name that a request can ask for.
     """
     if not folder.is_dir():
         raise ModelError(f"{folder} is no folder of adapters.")
-    found = {path.name: path.resolve() for path in sorted(folder.iterdir()) if path.is_dir()}
+    found = {path.name: path.resolve() for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."}
     for name, path in found.items():
         if not _NAME.fullmatch(name):
             raise ModelError(f"{path}: an adapter's name has letters, digits, '.', '_' and '-' only.")

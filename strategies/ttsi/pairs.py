@@ -9,7 +9,7 @@ import jsonschema
 import referencing
 
 from strategies.engine import Example, Message, NotTrained, Tool
-from strategies.judge import Undecided, judged
+from strategies.judge import SCHEMAS, Undecided, judged
 from strategies.session import Session
 from strategies.ttsi.uncertainty import calling, shared_start
 
@@ -80,7 +80,7 @@ class PairFormat:
         return [{"role": "user", "content": ASK_FOR_ANSWER.format(request=request)}]
 
     async def read(self, text: str) -> Pair:
-        """The pair in a text. Raises ValueError for one that is cut, or of another shape."""
+        """The pair in a text. Raises ValueError for one of another shape, NotTrained if that can't be told in time."""
         try:
             data = json.loads(text)
             # No half of a surrogate pair, which no tokenizer takes, and no number that JSON has not.
@@ -88,9 +88,9 @@ class PairFormat:
         except RecursionError:
             raise ValueError("nested too deeply") from None
         try:
-            wrong = await judged(_fault, data, self.schema)
+            wrong = await judged(_fault, data, self.schema, pool=SCHEMAS)
         except Undecided:
-            wrong = "its shape takes too long to tell"
+            raise NotTrained("a tool's schema takes too long to check") from None
         if wrong is not None:
             raise ValueError(wrong)
         if not self._tools:

@@ -55,7 +55,7 @@ class TTSIParams(Params):
         False, description="Learn only pairs in which the model, asked, is certain of the very tool; with tools."
     )
     rank: int = Field(8, ge=1, le=64, description="Of the adapter, of all linear layers.")
-    alpha: int = Field(16, ge=1, le=256, description="Its scale, times the rank.")
+    alpha: int = Field(16, ge=1, le=256, description="What the adapter adds is scaled by alpha over rank.")
     epochs: int = Field(5, ge=1, le=20, description="Over the pairs, one pair a step.")
     learning_rate: float = Field(1e-4, gt=0, le=0.1, description="The largest.")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="Of the learning rate.")
@@ -107,11 +107,10 @@ class TTSI(Strategy):
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
-        p, pairs, learnt, prompt = self.params, list[Pair](), False, task.prompt
+        p, pairs, unadapted = self.params, list[Pair](), engine.adapter
         served: Generation | None = None
-        if task.tools:
-            certainty = await of_tools(task.messages, task.tools, p.normalise, engine)
-        else:
+        certainty: Certainty | None = None
+        if not task.tools:
             samplings = [
                 task.sampling_for("sample", branch=i, logprobs=task.sampling.logprobs) for i in range(p.samples)
             ]
@@ -121,22 +120,32 @@ class TTSI(Strategy):
             served = call.results[0]
             engine.keep(served)
             certainty = of_votes(await vote_among(call.results, p.answer, engine), p.samples)
-        yield self._told(certainty, task)
-        if self._adapts_to(certainty):
-            try:
-                async for event in self._adapt(task, engine, pairs):
-                    yield event
-                if p.mode == "in_context":
-                    prompt = await engine.render(_shown(task, pairs), task.tools)
-                learnt = True
-            except (NotTrained, NotTaught, Exhausted) as reason:
-                yield Note("fallback", f"answered with the served weights: {reason}", {"reason": str(reason)})
-        if served is not None and not learnt:
+        try:
+            async for event in engine.beforehand(self._prepare(task, certainty, engine, pairs)):
+                yield event
+        except (NotTrained, NotTaught) as reason:
+            yield Note("fallback", f"answered with the served weights: {reason}", {"reason": str(reason)})
+        if served is not None and engine.adapter is unadapted and not (p.mode == "in_context" and pairs):
             # The call below would make it again, of the same seed.
             yield Answer.of(served)
             return
+        prompt = task.prompt
+        if p.mode == "in_context" and pairs:
+            prompt = await engine.render(_shown(task, pairs), task.tools)
         async for piece in engine.call(prompt, task.sampling_for("final"), role="final"):
             yield Answer(piece)
+
+    async def _prepare(
+        self, task: Task, certainty: Certainty | None, engine: Session, pairs: list[Pair]
+    ) -> AsyncGenerator[Event, None]:
+        """The judgement, unless there is one, and what follows from it. Raises NotTrained, NotTaught, Exhausted."""
+        if certainty is None:
+            assert task.tools is not None
+            certainty = await of_tools(task.messages, task.tools, self.params.normalise, engine)
+        yield self._told(certainty, task)
+        if self._adapts_to(certainty):
+            async for event in self._adapt(task, engine, pairs):
+                yield event
 
     def _told(self, certainty: Certainty, task: Task) -> Note:
         uncertain = self._adapts_to(certainty)
@@ -177,40 +186,14 @@ class TTSI(Strategy):
         self, task: Task, form: PairFormat, engine: Session, pairs: list[Pair]
     ) -> AsyncGenerator[Event, None]:
         p, refused, uncertain = self.params, 0, 0
-        prompt = await engine.render(form.ask())
+        failure: Exception | None = None
         for attempt in range(p.attempts):
-            missing = p.pairs - len(pairs)
-            if not missing:
-                break
             texts: list[str] = []
-            if p.mode == "teacher":
-                texts = [await engine.teach(form.ask(), form.schema, PAIR_TOKENS) for _ in range(missing)]
-            else:
-                samplings = [
-                    task.sampling_for(
-                        "pair",
-                        round=attempt + 1,
-                        branch=i,
-                        max_tokens=PAIR_TOKENS,
-                        temperature=p.pair_temperature,
-                        grammar=engine.grammar(form.schema),
-                        logprobs=None,
-                    )
-                    for i in range(missing)
-                ]
-                call = engine.sample(prompt, samplings, role="pair")
-                engine.side_by_side = missing + 1  # The answer has as much of the budget as each pair.
-                try:
-                    async for piece in call:
-                        yield Thought(piece.text, "pair", piece.branch)
-                except Exception as error:
-                    if not any(error is failure for failure in engine.failures):
-                        raise
-                    # Not every schema of a tool makes a grammar.
-                    raise NotTrained(f"no pair can be written: {error}"[:300]) from error
-                finally:
-                    engine.side_by_side = 0
-                texts = [result.text for result in call.results]
+            try:
+                async for event in self._draw(task, form, engine, attempt, p.pairs - len(pairs), texts):
+                    yield event
+            except (NotTrained, NotTaught, Exhausted) as error:
+                failure = error  # What there is may do.
             for text in texts:
                 try:
                     pair = await form.read(text)
@@ -221,6 +204,10 @@ class TTSI(Strategy):
                     uncertain += 1
                     continue
                 pairs.append(pair)
+            if failure is not None or len(pairs) == p.pairs:
+                break
+        if failure is not None and not pairs:
+            raise failure
         data = {
             "pairs": len(pairs),
             "refused": refused,
@@ -228,6 +215,38 @@ class TTSI(Strategy):
             "written": [pair.told for pair in pairs],
         }
         yield Note("pairs", f"{len(pairs)} of {p.pairs}, {refused} of another shape, {uncertain} uncertain", data)
+
+    async def _draw(
+        self, task: Task, form: PairFormat, engine: Session, attempt: int, missing: int, texts: list[str]
+    ) -> AsyncGenerator[Event, None]:
+        """Texts that may be pairs."""
+        p = self.params
+        if p.mode == "teacher":
+            for _ in range(missing):
+                texts.append(await engine.teach(form.ask(), form.schema, PAIR_TOKENS))
+            return
+        samplings = [
+            task.sampling_for(
+                "pair",
+                round=attempt + 1,
+                branch=i,
+                max_tokens=PAIR_TOKENS,
+                temperature=p.pair_temperature,
+                grammar=engine.grammar(form.schema),
+                logprobs=None,
+            )
+            for i in range(missing)
+        ]
+        try:
+            call = engine.sample(await engine.render(form.ask()), samplings, role="pair")
+            async for piece in call:
+                yield Thought(piece.text, "pair", piece.branch)
+        except Exception as error:
+            if not any(error is failure for failure in engine.failures):
+                raise
+            # Not every schema of a tool makes a grammar, and not every request leaves room to ask for one like it.
+            raise NotTrained(f"no pair can be written: {error}"[:300]) from error
+        texts += [result.text for result in call.results]
 
     async def _is_certain(self, pair: Pair, form: PairFormat, task: Task, engine: Session) -> bool:
         assert task.tools is not None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from strategies.engine import Message, Prompt, Tool
+from strategies.engine import Message, NotTrained, Prompt, Tool
 from strategies.session import Session
 from strategies.vote import Vote
 
@@ -46,7 +46,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 async def of_tools(
     messages: Sequence[Message], tools: Sequence[Tool], normalise: Normalise, engine: Session
 ) -> Certainty:
-    """By the probabilities of the tools' names. Raises Exhausted.
+    """By the probabilities of the tools' names. Raises Exhausted; NotTrained if the chat template writes no calls.
 
     A name is scored where the calls of different tools begin to differ, and with the token after it: else a name
     that begins another would have the other's share, too.
@@ -68,6 +68,8 @@ async def candidates(
     texts = [prompt.token_ids for prompt in prompts]
     start = shared_start(texts)
     tails = [text[start:] for text in texts]
+    if not all(tails):
+        raise NotTrained("the model's chat template writes no calls of tools")
     end = shared_start([tail[::-1] for tail in tails])
     prompt = Prompt(texts[0][:start], prompts[0].attachments)
     return prompt, [tail[: len(tail) - end + 1] for tail in tails]
@@ -75,11 +77,12 @@ async def candidates(
 
 def calling(name: str, arguments: Any) -> Message:
     """An assistant's message that calls a tool."""
+    # Some templates take no id but of nine letters and digits.
     function = {"name": name, "arguments": arguments}
     return {
         "role": "assistant",
         "content": "",
-        "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+        "tool_calls": [{"id": "call00000", "type": "function", "function": function}],
     }
 
 

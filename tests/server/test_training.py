@@ -89,6 +89,32 @@ async def test_a_full_queue_fails_at_once(trainer: Trainer, tmp_path: Path) -> N
     assert (counted("refused"), counted("left")) == (refused + 1, left + 1)
 
 
+async def test_without_a_queue_one_trains(trainer: Trainer, tmp_path: Path) -> None:
+    """And another beside it fails."""
+    trainer._max_waiting = 0
+    try:
+        assert len(await fitted(trainer, tmp_path / "a")) == 3
+        job = trainer.fit(EXAMPLES, LONG, tmp_path / "b")
+        await anext(job)
+        with pytest.raises(TrainingFailed, match="0 trainings wait already"):
+            await fitted(trainer, tmp_path / "c")
+        await job.aclose()
+    finally:
+        trainer._max_waiting = 1
+
+
+async def test_one_that_leaves_while_it_starts_leaves_the_process(trainer: Trainer, tmp_path: Path) -> None:
+    fresh = Trainer(trainer._command, max_waiting=1, max_seconds=60)
+    job = asyncio.ensure_future(fitted(fresh, tmp_path / "a"))
+    while fresh._process is None:
+        await asyncio.sleep(0.01)
+    started = process(fresh).pid
+    job.cancel()
+    assert len(await fitted(fresh, tmp_path / "b")) == 3
+    assert process(fresh).pid == started
+    await fresh.close()
+
+
 async def test_one_that_waits_may_leave(trainer: Trainer, tmp_path: Path) -> None:
     job = trainer.fit(EXAMPLES, LONG, tmp_path / "a")
     await anext(job)

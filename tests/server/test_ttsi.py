@@ -307,7 +307,7 @@ FAULTS: dict[str, tuple[Response, str]] = {
     "other arguments": (saying(pair_of("rain", {"town": "Rome"})), "no pair is of the right shape"),
     "no character": (saying(pair_of("rain", {"city": "\ud800"})), "no pair is of the right shape"),
     "no number": (saying(pair_of("rain", {"city": "Rome", "height": math.nan})), "no pair is of the right shape"),
-    "silence": (SILENCE, "leaves too little time"),
+    "silence": (SILENCE, "too little time"),
 }
 
 

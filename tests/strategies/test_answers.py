@@ -200,8 +200,8 @@ async def test_expressions_are_the_same_by_value(answer: str, known: list[str], 
 async def test_a_new_judge_has_loaded_math_verify_before_its_first_task() -> None:
     """On a busy machine that takes longer than JUDGE_SECONDS, and after each kill the judge is new."""
     with pytest.raises(ProcessExpired):
-        await asyncio.wrap_future(judge._judge().schedule(os._exit, args=(3,)))
-    assert await asyncio.wrap_future(judge._judge().schedule(has_loaded_math_verify))
+        await asyncio.wrap_future(judge._judge(judge.ANSWERS).schedule(os._exit, args=(3,)))
+    assert await asyncio.wrap_future(judge._judge(judge.ANSWERS).schedule(has_loaded_math_verify))
 
 
 async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,5 +232,5 @@ async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypat
 
 
 async def test_a_judge_that_dies_says_different(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(judge, "_judge", DyingJudge)
+    monkeypatch.setattr(judge, "_judge", lambda name: DyingJudge())
     assert await find_same("x+1", ["1+x"], "math") is None

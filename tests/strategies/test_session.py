@@ -669,3 +669,29 @@ async def test_what_is_left_is_shared_by_the_branches_that_go_on() -> None:
         session.side_by_side = 1
         await calls[3].finish()
         assert granted(engine)[3] == 30 - 4 - 8 - 8
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_adapters_are_dropped_whenever_the_client_leaves(turns: int) -> None:
+    """However often it is told to end while it ends."""
+    engine = ScriptedEngine(lambda request: "so")
+    dropped = []
+
+    async def drop(adapter: Any) -> None:
+        await asyncio.sleep(0)
+        dropped.append(adapter)
+
+    engine.drop = drop  # type: ignore[method-assign]
+
+    async def use() -> None:
+        async with Session(engine) as session:
+            session._use("adapter 1")
+            await session.call(PROMPT, Sampling(max_tokens=4)).finish()
+
+    task = asyncio.ensure_future(use())
+    for turn in range(40):
+        if turn >= turns and not task.done():
+            task.cancel()
+        await asyncio.sleep(0)
+    assert task.done()
+    assert dropped in (["adapter 1"], []) if turns == 0 else dropped == ["adapter 1"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,18 @@ async def test_kept_ones_are_found_while_there_is_room(client: "AsyncLLM", adapt
     await adapters.drop(second)
     assert Path(second.lora_path).exists()
     assert json.loads((Path(second.lora_path) / "adapter_config.json").read_text())["r"] == RANK
+
+
+async def test_one_that_is_kept_and_lost_is_none(adapters: "Adapters") -> None:
+    """It can be learnt anew."""
+    await adapters.drop(await fitted(adapters, 1, keep="lost"))
+    shutil.rmtree(adapters._kept["lost"].folder)
+    assert await adapters.recall("lost") is None
+    again = await fitted(adapters, 1, keep="lost")
+    await adapters.drop(again)
+    found = await adapters.recall("lost")
+    assert found is not None
+    await adapters.drop(found)
 
 
 async def test_what_is_not_kept_is_deleted(adapters: "Adapters") -> None:

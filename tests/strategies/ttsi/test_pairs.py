@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from strategies.engine import Message
+from strategies.engine import Message, NotTrained
 from strategies.session import Session
 from strategies.ttsi.pairs import Pair, PairFormat, example_of
 from strategies.ttsi.uncertainty import calling
@@ -71,7 +71,7 @@ async def test_another_is_none(text: str) -> None:
 async def test_a_hostile_schema_makes_no_pair(schema: Any) -> None:
     """Nothing is fetched, and no pattern holds the event loop up."""
     tool: Any = {"type": "function", "function": {"name": "rain", "parameters": schema}}
-    with pytest.raises(ValueError):
+    with pytest.raises((ValueError, NotTrained)):
         await PairFormat(ASKED, [tool]).read(written("rain", {"city": "a" * 40 + "!"}))
 
 

@@ -1,5 +1,6 @@
 """Every branch of TT-SI's control flow, on an engine that says and learns what is written here."""
 
+import asyncio
 import json
 import math
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from strategies.base import InvalidTask, Note, Task
 from strategies.engine import Capability, NotTaught, NotTrained, Prompt, Sampling
+from strategies.judge import Undecided
 from strategies.session import Session
 from strategies.ttsi import TTSI, TTSIParams
 from strategies.ttsi.uncertainty import calling
@@ -127,6 +129,73 @@ async def test_a_training_takes_half_of_the_time_that_is_left(clock: Clock) -> N
     assert [note.kind for note in notes] == ["uncertainty", "pairs", "epoch", "fallback"]
     assert "too little time" in notes[-1].text
     assert final(engine).adapter is None
+
+
+async def test_what_comes_before_the_answer_takes_half_of_the_tokens() -> None:
+    """A pair that needs more is cut, and the answer is not."""
+    engine = engine_of(*["x" * 100] * 3)
+    session = Session(engine, max_tokens=40)
+    outcome = await play(TTSI(TTSIParams()), await task_of(engine), session)
+    assert (outcome.answer, outcome.finish_reason) == ("it is", "stop")
+    assert outcome.data("fallback")
+    assert session.limit is None
+
+
+async def test_one_that_is_kept_and_cannot_be_had_in_time(clock: Clock) -> None:
+    engine = engine_of(PAIR)
+
+    async def recall(name: str) -> Any:
+        await asyncio.Event().wait()
+
+    engine.recall = recall  # type: ignore[method-assign]
+    session = Session(engine, max_seconds=10)
+    task = await task_of(engine)
+
+    async def pass_time() -> None:
+        await asyncio.sleep(0)
+        await clock.advance(6)
+
+    outcome, _ = await asyncio.gather(play(TTSI(TTSIParams(keep="cache")), task, session), pass_time())
+    assert (outcome.answer, final(engine).adapter) == ("it is", None)
+    assert "too little time" in outcome.data("fallback")[0]["reason"]
+
+
+async def test_a_template_that_writes_no_calls() -> None:
+    engine = engine_of()
+    render = engine.render
+
+    async def deaf(messages: Any, tools: Any = None) -> Prompt:
+        return await render([message for message in messages if not message.get("tool_calls")], None)
+
+    engine.render = deaf  # type: ignore[method-assign]
+    outcome = await played(engine)
+    assert outcome.answer == "it is"
+    assert "template" in outcome.data("fallback")[0]["reason"]
+
+
+async def test_good_pairs_are_learnt_though_the_next_fails() -> None:
+    engine = engine_of()
+    engine.lessons = [PAIR, PAIR, NotTaught("it is away")]
+    outcome = await played(engine, mode="teacher", pairs=3)
+    assert outcome.data("pairs")[0]["pairs"] == 2
+    assert len(engine.fitted[0][0]) == 2
+    assert final(engine).adapter == "adapter 1"
+
+
+async def test_a_schema_that_takes_too_long_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = engine_of(PAIR, PAIR, PAIR)
+    asked = 0
+
+    async def judged(*args: Any, **kwargs: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        raise Undecided
+
+    monkeypatch.setattr("strategies.ttsi.pairs.judged", judged)
+    outcome = await played(engine, pairs=3)
+    assert asked == 1
+    assert "too long to check" in outcome.data("fallback")[0]["reason"]
+    assert outcome.answer == "it is"
 
 
 async def test_pairs_in_the_prompt() -> None:
