@@ -172,10 +172,9 @@ class Trainer:
 
     async def _ready(self) -> asyncio.subprocess.Process:
         """The worker, started if there is none."""
-        if self._process is not None and self._process.returncode is None:
-            return self._process
+        lives = self._process is not None and self._process.returncode is None
         # Whoever waits for it may leave: it starts for the next, too.
-        if self._starting is None or self._starting.done():
+        if self._starting is None or (self._starting.done() and not lives):
             self._starting = asyncio.ensure_future(self._start())
         return await asyncio.shield(self._starting)
 
