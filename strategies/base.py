@@ -49,6 +49,13 @@ class Task:
     tools: Sequence[Tool] | None = None
     continues: bool = False
     """The prompt ends inside an assistant message that the answer continues."""
+    tool: str | None = None
+    """The only one that the answer may call, where the client names it."""
+
+    @property
+    def callable_tools(self) -> Sequence[Tool]:
+        """Those that the answer may call."""
+        return [tool for tool in self.tools or () if self.tool in (None, tool["function"]["name"])]
 
     def sampling_for(self, role: Role, *, round: int = 0, branch: int = 0, **derived: Any) -> Sampling:
         """The sampling of one call of this task; `derived` sets what the table calls derived."""

@@ -42,6 +42,7 @@ def answered_by(
     *,
     messages: Sequence[Message] | None,
     tools: Sequence[Tool] | None,
+    tool: str | None = None,
     continues: bool = False,
     services: Services,
 ) -> ServingT:
@@ -54,7 +55,8 @@ def answered_by(
         run: makes the answer.
         template: renders the run's further prompts as the first was rendered.
         messages: the conversation; None for what the serving class itself makes of a request (/v1/responses).
-        tools: what the answer may call.
+        tools: what the prompt offers.
+        tool: the only one that the answer may call; None for any.
         continues: the prompt ends inside an assistant message.
         services: what stands beside the engine.
     """
@@ -62,7 +64,7 @@ def answered_by(
     renderer = _RememberingRenderer(serving.online_renderer, messages)
     twin.online_renderer = renderer  # type: ignore[assignment]
     twin.engine_client = _AnsweringEngine(  # type: ignore[assignment]
-        serving.engine_client, run, renderer, template, tools, continues, services
+        serving.engine_client, run, renderer, template, tools, tool, continues, services
     )
     return twin
 
@@ -93,6 +95,7 @@ class _AnsweringEngine:
         renderer: _RememberingRenderer,
         template: ChatCompletionRequest,
         tools: Sequence[Tool] | None,
+        tool: str | None,
         continues: bool,
         services: Services,
     ) -> None:
@@ -101,6 +104,7 @@ class _AnsweringEngine:
         self._renderer = renderer
         self._template = template
         self._tools = tools
+        self._tool = tool
         self._continues = continues
         self._services = services
 
@@ -130,6 +134,7 @@ class _AnsweringEngine:
             sampling=sampling_from_vllm(sampling_params, reasoning),
             tools=self._tools,
             continues=self._continues,
+            tool=self._tool,
         )
         engine = EmbeddedEngine(self._client, self._renderer.renderer, options, lora_request, self._services)
         whole = sampling_params.output_kind == RequestOutputKind.FINAL_ONLY

@@ -15,6 +15,7 @@ from server.resolve import Plan
 from server.run import StrategyRun, Transcript, event_object
 from server.streaming import HEARTBEAT, Merged, Rendered, RunResponse
 from server.vllm_api import (
+    ChatCompletionNamedToolChoiceParam,
     ChatCompletionRequest,
     EngineDeadError,
     ErrorResponse,
@@ -107,13 +108,14 @@ async def _serving(gateway: Gateway, run: StrategyRun, request: ChatCompletionRe
         }
     )
     # As sent: in the parsed request, lists of content parts are iterators that can be read once.
-    body = await raw_request.json()
+    body, choice = await raw_request.json(), request.tool_choice
     return answered_by(
         gateway.vllm.openai_serving_chat,
         run,
         template,
         messages=body["messages"],
         tools=None if request.tool_choice == "none" else body.get("tools"),
+        tool=choice.function.name if isinstance(choice, ChatCompletionNamedToolChoiceParam) else None,
         continues=continues,
         services=gateway.services,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
+from openai.types.responses import ToolChoiceFunction
 
 from server.gateway import Gateway, refuse_engine_fields, refuse_fields
 from server.resolve import Plan
@@ -116,6 +117,7 @@ def _serving(gateway: Gateway, run: StrategyRun, request: ResponsesRequest) -> A
         template,
         messages=None,
         tools=construct_tool_dicts(request.tools, request.tool_choice, exclude_tools_when_tool_choice_none=True),
+        tool=choice.name if isinstance(choice := request.tool_choice, ToolChoiceFunction) else None,
         continues=continues,
         services=gateway.services,
     )

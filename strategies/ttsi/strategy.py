@@ -141,7 +141,7 @@ class TTSI(Strategy):
         """The judgement, unless there is one, and what follows from it. Raises NotTrained, NotTaught, Exhausted."""
         if certainty is None:
             assert task.tools is not None
-            certainty = await of_tools(task.messages, task.tools, self.params.normalise, engine)
+            certainty = await of_tools(task.messages, task.tools, task.callable_tools, self.params.normalise, engine)
         yield self._told(certainty, task)
         if self._adapts_to(certainty):
             async for event in self._adapt(task, engine, pairs):
@@ -169,7 +169,7 @@ class TTSI(Strategy):
         if keep is not None and await engine.recall(keep):
             yield Note("adapter", "the one that this prompt had before", {"kept": True})
             return
-        form = PairFormat(task.messages, task.tools)
+        form = PairFormat(task.messages, task.callable_tools)
         async for event in self._ask_for_pairs(task, form, engine, pairs):
             yield event
         if not pairs:
@@ -250,7 +250,8 @@ class TTSI(Strategy):
 
     async def _is_certain(self, pair: Pair, form: PairFormat, task: Task, engine: Session) -> bool:
         assert task.tools is not None
-        certainty = await of_tools(pair.messages(form.before), task.tools, self.params.normalise, engine)
+        asked = pair.messages(form.before)
+        certainty = await of_tools(asked, task.tools, task.callable_tools, self.params.normalise, engine)
         return certainty.best == pair.tool and certainty.gap >= self.params.threshold
 
     def _name_of(self, prompt: Prompt) -> str | None:
@@ -264,6 +265,6 @@ class TTSI(Strategy):
 
 def _shown(task: Task, pairs: list[Pair]) -> list[Message]:
     """The conversation with the pairs before its first question."""
-    form = PairFormat(task.messages, task.tools)
+    form = PairFormat(task.messages, task.callable_tools)
     shown = [message for pair in pairs for message in (*pair.messages(()), pair.answer)]
     return [*form.before, *shown, *task.messages[len(form.before) :]]

@@ -44,14 +44,16 @@ def softmax(logits: Sequence[float]) -> list[float]:
 
 
 async def of_tools(
-    messages: Sequence[Message], tools: Sequence[Tool], normalise: Normalise, engine: Session
+    messages: Sequence[Message], tools: Sequence[Tool], actions: Sequence[Tool], normalise: Normalise, engine: Session
 ) -> Certainty:
-    """By the probabilities of the tools' names. Raises Exhausted; NotTrained if the chat template writes no calls.
+    """By the probabilities of the names of those tools that may be called.
+
+    Raises Exhausted, or NotTrained if the chat template writes no calls.
 
     A name is scored where the calls of different tools begin to differ, and with the token after it: else a name
     that begins another would have the other's share, too.
     """
-    names = list(dict.fromkeys(tool["function"]["name"] for tool in tools))
+    names = list(dict.fromkeys(tool["function"]["name"] for tool in actions))
     if len(names) == 1:
         return Certainty.of({names[0]: 1.0})
     prompt, continuations = await candidates(messages, tools, names, engine)

@@ -173,6 +173,16 @@ async def test_a_template_that_writes_no_calls() -> None:
     assert "template" in outcome.data("fallback")[0]["reason"]
 
 
+async def test_where_the_client_names_a_tool_there_is_no_other() -> None:
+    engine = engine_of(PAIR, json.dumps({"question": "Rome?", "call": {"name": "snow", "arguments": {}}}))
+    task = replace(await task_of(engine), tool="snow")
+    outcome = await play(TTSI(TTSIParams(threshold=1)), task, Session(engine))
+    assert outcome.data("uncertainty")[0]["shares"] == {"snow": 1}
+    assert (outcome.data("pairs")[0]["pairs"], outcome.data("pairs")[0]["refused"]) == (1, 1)
+    # It is learnt as it is asked: with all tools in the prompt.
+    assert final(engine).adapter == "adapter 1"
+
+
 async def test_good_pairs_are_learnt_though_the_next_fails() -> None:
     engine = engine_of()
     engine.lessons = [PAIR, PAIR, NotTaught("it is away")]

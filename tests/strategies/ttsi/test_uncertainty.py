@@ -80,7 +80,8 @@ async def test_names_are_scored_where_they_differ(names: list[str], prompt: str,
 async def certainty(names: list[str], values: dict[str, float], normalise: Any = "mean") -> Certainty:
     engine = CallingEngine([], scores=lambda prompt, token: values.get(chr(token), 0.0))
     async with Session(engine) as session:
-        return await of_tools(ASKED, list(map(tool, names)), normalise, session)
+        tools = list(map(tool, names))
+        return await of_tools(ASKED, tools, tools, normalise, session)
 
 
 async def test_the_mean_of_a_name_does_not_punish_long_ones() -> None:
@@ -105,5 +106,8 @@ async def test_relative_softmax_scoring() -> None:
 async def test_one_tool_is_no_choice() -> None:
     engine = CallingEngine([])
     async with Session(engine) as session:
-        assert (await of_tools(ASKED, [tool("a"), tool("a")], "mean", session)).gap == 1
+        twins = [tool("a"), tool("a")]
+        assert (await of_tools(ASKED, twins, twins, "mean", session)).gap == 1
+        # The other may not be called.
+        assert (await of_tools(ASKED, [tool("a"), tool("b")], [tool("b")], "mean", session)).shares == {"b": 1}
     assert not engine.scored
