@@ -29,7 +29,7 @@ SERVED: Mapping[str, Any] = {"threshold": 0.0}
 """No request is uncertain."""
 QUICK: Mapping[str, Any] = {"threshold": 1.0, "epochs": 1, "mode": "teacher", "attempts": 1}
 """Every request is, and little is learnt of it."""
-LEARN: Mapping[str, Any] = {"mode": "teacher", "epochs": 4, "learning_rate": 1e-3, "keep": "cache"}
+LEARN: Mapping[str, Any] = {"mode": "teacher", "epochs": 3, "learning_rate": 2e-3, "keep": "cache"}
 
 
 def tool(name: str, what: str = "", parameters: Any = None) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def adapters(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("adapters")
     adapted: Any = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
-    draw = torch.Generator().manual_seed(0)
+    draw = torch.Generator().manual_seed(1)
     for name, weight in adapted.named_parameters():
         if "lora_" in name:
-            torch.nn.init.normal_(weight, std=0.05, generator=draw)
+            torch.nn.init.normal_(weight, std=0.1, generator=draw)
     adapted.save_pretrained(str(folder / ADAPTER))
     adapted.unload()
     return folder
@@ -178,31 +178,47 @@ def called(answer: dict[str, Any]) -> list[tuple[str, Any]]:
     return [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
 
 
+@dataclass(frozen=True)
+class Answers:
+    """To the lessons."""
+
+    before: list[dict[str, Any]]
+    learnt: list[dict[str, Any]]
+    """At the same time, and kept."""
+    beside: list[dict[str, Any]]
+    """By the served weights, meanwhile."""
+
+
 @pytest.fixture(scope="module")
-def learnt(training: Server, teacher: ScriptedTeacher) -> list[dict[str, Any]]:
-    """The answers to the lessons, learnt at the same time, and kept."""
+def answers(training: Server, teacher: ScriptedTeacher) -> Answers:
     for lesson in LESSONS:
         teacher.knows(lesson.question, lesson.similar, lesson.name, {"city": lesson.city})
-    return together([of(lesson, training, LEARN) for lesson in LESSONS])
+    served = [of(lesson, training, SERVED) for lesson in LESSONS]
+    before = together(served)
+    both = together([of(lesson, training, LEARN) for lesson in LESSONS] + served)
+    return Answers(before, both[: len(LESSONS)], both[len(LESSONS) :])
 
 
-def test_a_tool_is_learnt_from_one_pair(training: Server, learnt: list[dict[str, Any]]) -> None:
-    """It is called, and rightly, with the adapter alone, and in the words of the question that was not learnt."""
+def test_a_tool_is_learnt_from_one_pair(training: Server, answers: Answers) -> None:
+    """It is called, and rightly, with the adapter alone, for the question that was not learnt."""
     after = together([of(lesson, training, SERVED) for lesson in LESSONS])
-    for lesson, answer, served in zip(LESSONS, learnt, after, strict=True):
-        assert kinds(answer) == ["uncertainty", "pairs", *["epoch"] * 4, "adapter"]
+    for lesson, answer, *served in zip(LESSONS, answers.learnt, answers.before, answers.beside, after, strict=True):
+        assert kinds(answer) == ["uncertainty", "pairs", *["epoch"] * 3, "adapter"]
         assert called(answer) == [(lesson.name, lesson.arguments)]
         assert answer["choices"][0]["finish_reason"] == "tool_calls"
         shares = noted(answer, "uncertainty")["shares"]
         assert max(shares, key=lambda name: shares[name]) != lesson.name
         losses = [note["loss"] for note in answer["strategy"]["notes"] if note["kind"] == "epoch"]
         assert losses == sorted(losses, reverse=True)
-        assert kinds(served) == ["uncertainty"]
-        assert not called(served)
-        assert noted(served, "uncertainty")["shares"] == pytest.approx(shares, abs=1e-3)
+        for one in served:
+            assert kinds(one) == ["uncertainty"]
+            assert not called(one)
+            assert text_of(one) == text_of(served[0])
+            assert noted(one, "uncertainty")["shares"] == pytest.approx(shares, abs=1e-3)
 
 
-def test_each_row_of_a_batch_has_its_own_weights(training: Server, learnt: list[dict[str, Any]]) -> None:
+@pytest.mark.usefixtures("answers")
+def test_each_row_of_a_batch_has_its_own_weights(training: Server) -> None:
     """Two that were trained, one of the operator, with two slots, and plain ones: as alone, for no greedy choice of
     theirs is close.
     """
@@ -227,7 +243,9 @@ def test_each_row_of_a_batch_has_its_own_weights(training: Server, learnt: list[
 
 def test_it_writes_itself_pairs(training: Server) -> None:
     """And one may watch it do so. In the prompt they are not learnt."""
-    messages, tools = asked("Will it rain in Oslo?"), [tool("rain"), tool("time")]
+    city = {"type": "object", "properties": {"city": {"$ref": "#/$defs/City"}}, "required": ["city"]}
+    refers = tool("time", "", city | {"$defs": {"City": {"type": "string"}}, "additionalProperties": False})
+    messages, tools = asked("Will it rain in Oslo?"), [tool("rain"), refers]
     params = {**QUICK, "mode": "self", "pair_temperature": 0.0}
     body = {"model": training.model, "messages": messages, "tools": tools, "max_tokens": 8, "temperature": 0}
     with ThreadPoolExecutor(2) as pool:
@@ -245,7 +263,7 @@ def test_it_writes_itself_pairs(training: Server) -> None:
 
 
 def test_scores_of_tools_are_those_of_hugging_face(training: Server, model: Any, tokenizer: Any) -> None:
-    tools = [tool("rain"), tool("rain_radar"), tool("get_sun"), tool('say "é\\'), tool("wuzzle_frub")]
+    tools = [tool("rain"), tool("rain_radar"), tool('say "é\\'), tool("wuzzle_frub")]
     logprobs = [name_logprobs(model, tokenizer, tools, one["function"]["name"]) for one in tools]
     assert len({len(one) for one in logprobs}) > 1
     for normalise, logits in (
@@ -277,13 +295,11 @@ def name_logprobs(model: Any, tokenizer: Any, tools: Any, name: str) -> list[flo
     start = prompt + '<tool_call>\n{"name": "'
     end = start + json.dumps(name, ensure_ascii=False)[1:]
     whole = tokenizer(end + ', "arguments": {}}\n</tool_call>', add_special_tokens=False, return_offsets_mapping=True)
+    tokens, spans = whole["input_ids"], whole["offset_mapping"]
+    places = [place for place, span in enumerate(spans) if span[1] > len(start) and span[0] < len(end)]
     with torch.no_grad():
-        logprobs = model(torch.tensor([whole["input_ids"]])).logits[0].log_softmax(-1)
-    return [
-        float(logprobs[place - 1, token])
-        for place, (token, span) in enumerate(zip(whole["input_ids"], whole["offset_mapping"], strict=True))
-        if span[1] > len(start) and span[0] < len(end)
-    ]
+        logits = model(torch.tensor([tokens[: places[-1]]]), logits_to_keep=len(places)).logits[0]
+    return [float(row[tokens[place]]) for row, place in zip(logits.log_softmax(-1), places, strict=True)]
 
 
 def test_requests_without_tools(training: Server, teacher: ScriptedTeacher) -> None:
@@ -318,7 +334,7 @@ def test_a_teacher_at_fault(training: Server, teacher: ScriptedTeacher) -> None:
         return f"Does it rain, when a teacher sends {fault}?"
 
     def call(fault: str) -> Callable[[], dict[str, Any]]:
-        budget = {"max_seconds": 12} if fault == "silence" else {}
+        budget = {"max_seconds": 8} if fault == "silence" else {}
         strategy = {"name": "ttsi", "params": QUICK, "budget": budget}
         return lambda: ask(training, question(fault), None, tools=[tool("rain")], extra={"strategy": strategy})
 
@@ -351,8 +367,7 @@ NO_GRAMMAR: dict[str, Any] = {
     "of no pattern": of_x({"type": "string", "pattern": "("}),
     "of what cannot be": of_x(False),
     "of no list": of_x({}, required="x"),
-    "of many levels": nested(100),
-    "of more levels than Python has": nested(460),
+    "of many levels": nested(40),
 }
 
 
@@ -380,21 +395,14 @@ ODD_TOOLS = [
     tool("twin", "", of_x({"type": "string"})),
     tool("", "", {}),
     tool('a"b\\c é\n</tool_call>'),
-    tool("refers", "", of_x({"$ref": "#/$defs/X"}, **{"$defs": {"X": {"type": "integer", "minimum": 3}}})),
 ]
 
 
 def test_odd_tools_are_learnt_too(training: Server, teacher: ScriptedTeacher) -> None:
-    def call(question: str) -> Callable[[], dict[str, Any]]:
-        return lambda: ask(training, question, QUICK, tools=ODD_TOOLS, max_tokens=2)
-
-    teacher.replies["Odd?"] = saying(pair_of('a"b\\c é\n</tool_call>', {"city": "Rome"}))
-    teacher.replies["Refer?"] = saying(pair_of("refers", {"x": 3}))
-    teacher.replies["Misrefer?"] = saying(pair_of("refers", {"x": 2}))
-    odd, refers, misrefers = together([call(question) for question in ("Odd?", "Refer?", "Misrefer?")])
-    assert kinds(odd) == kinds(refers) == ["uncertainty", "pairs", "epoch", "adapter"]
-    assert kinds(misrefers) == ["uncertainty", "pairs", "fallback"]
-    assert len(noted(odd, "uncertainty")["shares"]) == len(ODD_TOOLS) - 1
+    teacher.replies["Odd?"] = saying(pair_of(ODD_TOOLS[-1]["function"]["name"], {"city": "Rome"}))
+    answer = ask(training, "Odd?", QUICK, tools=ODD_TOOLS, max_tokens=2)
+    assert kinds(answer) == ["uncertainty", "pairs", "epoch", "adapter"]
+    assert noted(answer, "uncertainty")["shares"].keys() == {one["function"]["name"] for one in ODD_TOOLS}
 
 
 def test_a_tool_that_the_context_has_no_room_for(training: Server) -> None:

@@ -57,6 +57,12 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str | None, tuple[str, ...]]] = {
         "strategy.params.samples",
         ("64",),
     ),
+    "training where there is none": (
+        {"model": f"{DEFAULT_MODEL}@ttsi"},
+        400,
+        "strategy",
+        ("--training", "in_context"),
+    ),
     "unknown scorer": (
         {"strategy": {"name": "best_of_n", "params": {"scorer": "gut"}}},
         400,

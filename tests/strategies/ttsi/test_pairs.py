@@ -1,6 +1,7 @@
 """What a pair must look like, and what is learnt of it."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -51,7 +52,12 @@ async def test_a_call_that_fits_its_tool() -> None:
         written("rain", {"city": "Rome"}, question=""),
         json.dumps({"question": "a"}),
         json.dumps({"question": "a", "call": {"name": "now", "arguments": {}}, "more": 1}),
+        "[" * 100_000,
+        written("rain", {"city": "\ud800"}),
+        written("rain", {"city": "Rome", "height": math.nan}),
+        written("now", []),
     ],
+    ids=lambda text: text[:40],
 )
 async def test_another_is_none(text: str) -> None:
     with pytest.raises(ValueError):
@@ -65,6 +71,8 @@ async def test_another_is_none(text: str) -> None:
         {"type": "object", "properties": {"city": {"type": "no such type"}}},
         {"type": "object", "properties": {"city": {"pattern": "("}}},
         {"type": "object", "properties": {"city": {"pattern": "^(a+)+$"}}},
+        {"type": "object", "properties": {"city": {"pattern": "a{99999999999}"}}},
+        {"$ref": "#"},
     ],
     ids=str,
 )
@@ -73,6 +81,35 @@ async def test_a_hostile_schema_makes_no_pair(schema: Any) -> None:
     tool: Any = {"type": "function", "function": {"name": "rain", "parameters": schema}}
     with pytest.raises((ValueError, NotTrained)):
         await PairFormat(ASKED, [tool]).read(written("rain", {"city": "a" * 40 + "!"}))
+
+
+async def test_a_schema_may_refer_to_itself() -> None:
+    """As those that pydantic makes do. A property may have any name."""
+    town = {"type": "object", "properties": {"name": {"type": "string"}, "near": {"$ref": "#/$defs/Town"}}}
+    properties = {"town": {"$ref": "#/$defs/Town"}, "$ref": {"type": "string"}}
+    parameters = {"type": "object", "properties": properties, "$defs": {"Town": town}, "required": ["town"]}
+    tool: Any = {"type": "function", "function": {"name": "rain", "parameters": parameters}}
+    form = PairFormat(ASKED, [BARE, tool])
+    rome = {"name": "Rome", "near": {"name": "Ostia"}}
+    assert (await form.read(written("rain", {"town": rome, "$ref": "#"}))).tool == "rain"
+    with pytest.raises(ValueError, match="is not of type 'string'"):
+        await form.read(written("rain", {"town": {"near": {"name": 3}}}))
+
+
+async def test_arguments_are_an_object_whatever_a_tool_says() -> None:
+    tool: Any = {"type": "function", "function": {"name": "rain", "parameters": {"type": "array"}}}
+    form = PairFormat(ASKED, [tool])
+    assert (await form.read(written("rain", {"a": 1}))).answer == calling("rain", {"a": 1})
+    with pytest.raises(ValueError):
+        await form.read(written("rain", ["a"]))
+
+
+def test_a_tool_of_more_levels_than_python_has() -> None:
+    parameters: Any = {}
+    for _ in range(2000):
+        parameters = {"properties": {"x": parameters}}
+    with pytest.raises(NotTrained, match="too deeply"):
+        PairFormat(ASKED, [{"type": "function", "function": {"name": "rain", "parameters": parameters}}])
 
 
 async def test_without_tools_it_is_a_text() -> None:
@@ -87,6 +124,7 @@ def test_it_is_asked_with_the_request_and_the_tools() -> None:
     messages: list[Message] = [
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": [{"type": "text", "text": "rain?"}, {"type": "image_url", "image_url": {}}]},
+        {"role": "user"},
     ]
     form = PairFormat(messages, [WEATHER])
     (asked,) = form.ask()

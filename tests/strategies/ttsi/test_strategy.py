@@ -16,7 +16,7 @@ from strategies.judge import Undecided
 from strategies.session import Session
 from strategies.ttsi import TTSI, TTSIParams
 from strategies.ttsi.uncertainty import calling
-from tests.strategies.scripted import Clock, Outcome, Request, play
+from tests.strategies.scripted import Clock, Outcome, Reply, Request, play
 from tests.strategies.ttsi.test_uncertainty import CallingEngine, tool
 
 TOOLS = [tool("rain"), tool("snow")]
@@ -105,6 +105,25 @@ async def test_without_a_pair_it_answers_as_it_is() -> None:
     assert (outcome.answer, final(engine).adapter) == ("it is", None)
     (note,) = outcome.data("fallback")
     assert "no pair" in note["reason"]
+
+
+async def test_an_engine_that_refuses_to_write_pairs() -> None:
+    """Of a tool whose schema makes no grammar, say. Nothing else is wrong with the request."""
+    engine = engine_of()
+    engine._script = lambda request: Reply("{", fail_at=0) if request.sampling.grammar is not None else "it is"
+    outcome = await played(engine)
+    assert (outcome.answer, final(engine).adapter) == ("it is", None)
+    assert "no pair can be written: branch 0" in outcome.data("fallback")[0]["reason"]
+
+
+async def test_a_fault_of_ours_is_no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> Any:
+        raise KeyError("ours")
+
+    engine = engine_of(PAIR)
+    monkeypatch.setattr(engine, "grammar", broken)
+    with pytest.raises(KeyError, match="ours"):
+        await played(engine)
 
 
 @pytest.mark.parametrize("losses", [(NotTrained("it died"),), (2.0, NotTrained("it died"))], ids=str)
