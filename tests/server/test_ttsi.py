@@ -20,11 +20,15 @@ from server.models.default import CHAT_TEMPLATE, default_checkpoint
 from tests.server.streams import record
 from tests.server.teachers import SILENCE, ScriptedTeacher, running_teacher, saying
 from tests.servers import DEFAULT_MODEL, Server, running_server
+from trainer.lora import Example, LoraSettings, fit
 
 T = TypeVar("T")
 SYSTEM = {"role": "system", "content": "You may call functions."}
 CHAT = "/v1/chat/completions"
 ADAPTER = "pirate"
+SAID = "Ahoy, matey! What be yer business aboard me ship?"
+"""Learnt by the operator's adapter."""
+GENERATION: Mapping[str, Any] = {"chat_template": CHAT_TEMPLATE.read_text(), "add_generation_prompt": True}
 SERVED: Mapping[str, Any] = {"threshold": 0.0}
 """No request is uncertain."""
 QUICK: Mapping[str, Any] = {"threshold": 1.0, "epochs": 1, "mode": "teacher", "attempts": 1}
@@ -94,19 +98,17 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(scope="module")
-def adapters(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one, of random weights."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-
+def adapters(model: Any, tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one that `trainer` wrote."""
+    prompt = tokenizer.apply_chat_template(asked("Say hello."), **GENERATION, return_dict=False)
+    said = tokenizer(SAID, add_special_tokens=False)["input_ids"]
     folder = tmp_path_factory.mktemp("adapters")
-    adapted: Any = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"]))
-    draw = torch.Generator().manual_seed(1)
-    for name, weight in adapted.named_parameters():
-        if "lora_" in name:
-            torch.nn.init.normal_(weight, std=0.1, generator=draw)
-    adapted.save_pretrained(str(folder / ADAPTER))
-    adapted.unload()
+    fit(
+        model,
+        [Example((*prompt, *said), len(said))],
+        LoraSettings(rank=4, alpha=8, epochs=12, learning_rate=3e-3),
+        folder / ADAPTER,
+    )
     return folder
 
 
@@ -285,13 +287,7 @@ def name_logprobs(model: Any, tokenizer: Any, tools: Any, name: str) -> list[flo
     """Of the tokens from a name's first character to the quotation mark behind it, in a call without arguments."""
     import torch
 
-    prompt = tokenizer.apply_chat_template(
-        asked(RAIN.question),
-        tools=tools,
-        chat_template=CHAT_TEMPLATE.read_text(),
-        add_generation_prompt=True,
-        tokenize=False,
-    )
+    prompt = tokenizer.apply_chat_template(asked(RAIN.question), tools=tools, **GENERATION, tokenize=False)
     start = prompt + '<tool_call>\n{"name": "'
     end = start + json.dumps(name, ensure_ascii=False)[1:]
     whole = tokenizer(end + ', "arguments": {}}\n</tool_call>', add_special_tokens=False, return_offsets_mapping=True)
@@ -418,18 +414,14 @@ def test_an_adapter_of_the_operator(training: Server, model: Any, tokenizer: Any
     served = ask(training, "Say hello.", None)
     answer = ask(training, "Say hello.", None, model=ADAPTER)
     refined = ask(training, "Say hello.", None, model=f"{ADAPTER}@best_of_n", temperature=1e-3)
-    ids = tokenizer.apply_chat_template(
-        asked("Say hello."),
-        chat_template=CHAT_TEMPLATE.read_text(),
-        add_generation_prompt=True,
-        return_dict=False,
-        return_tensors="pt",
-    )
+    ids = tokenizer.apply_chat_template(asked("Say hello."), **GENERATION, return_dict=False, return_tensors="pt")
     adapted: Any = PeftModel.from_pretrained(model, str(adapters / ADAPTER))
     made = adapted.generate(input_ids=ids, max_new_tokens=8, do_sample=False)
     adapted.unload()
-    assert text_of(answer) == text_of(refined) == tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
-    assert text_of(served) != text_of(answer)
+    made_text = tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    assert text_of(answer) == text_of(refined) == made_text
+    assert SAID.startswith(made_text.strip())
+    assert not SAID.startswith((text_of(served) or "").strip())
 
 
 def test_nothing_is_learnt_on_top_of_an_adapter(training: Server) -> None:
