@@ -1,9 +1,11 @@
 """The FastAPI application over a running engine."""
 
 import argparse
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -61,8 +63,10 @@ def _services(settings: Settings, engine: EngineClient, args: argparse.Namespace
     if settings.training:
         if find_spec("peft") is None:
             raise RuntimeError("--training needs peft: pip install 'redraft[trainer]'")
-        trainer = Trainer(TrainerCommand.of(settings, engine), settings.max_queued_trainings, settings.training_seconds)
-        adapters = Adapters(engine, trainer, args.max_loras, settings.kept_adapters_mib * 2**20)
+        scratch = Path(tempfile.mkdtemp(prefix="redraft-adapters-"))
+        command = TrainerCommand.of(settings, engine, scratch)
+        trainer = Trainer(command, settings.max_queued_trainings, settings.training_seconds)
+        adapters = Adapters(engine, trainer, scratch, args.max_loras, settings.kept_adapters_mib * 2**20)
     if settings.teacher_url is not None and settings.teacher_model is not None:
         teacher = Teacher(settings.teacher_url, settings.teacher_model, settings.teacher_key.get_secret_value())
     return Services(adapters, teacher)

@@ -49,19 +49,22 @@ class TrainerCommand:
     dtype: str
     threads: int
     memory_gib: float
+    scratch: Path
+    """Holds the adapters, and is deleted if the server is killed."""
     device: str = "cpu"
     fraction: float = 0.2
     revision: str | None = None
     trust_remote_code: bool = False
 
     @classmethod
-    def of(cls, settings: Settings, engine: "EngineClient") -> Self:
+    def of(cls, settings: Settings, engine: "EngineClient", scratch: Path) -> Self:
         """With the weights that an engine serves, on its device."""
         return cls(
             model=engine.model_config.model,
             dtype=str(engine.model_config.dtype).removeprefix("torch."),
             threads=settings.training_threads,
             memory_gib=settings.training_memory_gib,
+            scratch=scratch,
             device=engine.vllm_config.device_config.device_type,
             fraction=settings.training_gpu_share,
             revision=engine.model_config.revision,
@@ -74,7 +77,7 @@ class TrainerCommand:
         options = [str(part) for flag in flags.items() for part in flag]
         options += [] if self.revision is None else ["--revision", self.revision]
         options += ["--trust-remote-code"] if self.trust_remote_code else []
-        values = (self.model, self.dtype, self.threads, self.memory_gib)
+        values = (self.model, self.dtype, self.threads, self.memory_gib, self.scratch)
         return [sys.executable, "-m", "trainer.worker", *options, *(str(value) for value in values)]
 
 

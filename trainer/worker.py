@@ -1,6 +1,7 @@
 """A process that holds a model's weights and fits adapters, one job after the other: `python -m trainer.worker`.
 
-It reads jobs as lines of JSON, and answers in lines of JSON. It ends when its standard input does. Of the memory that
+It reads jobs as lines of JSON, and answers in lines of JSON. When its standard input ends, whoever started it is gone:
+it deletes the folder of the adapters, and ends. Of the memory that
 it may take, what the model takes is not a part: a job that needs more fails, and the next one may not.
 
     -> {"id": 1, "folder": "...", "examples": [{"token_ids": [..], "learnt": 5}], "settings": {"rank": 8, ...}}
@@ -14,6 +15,7 @@ import json
 import os
 import queue
 import resource
+import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -35,6 +37,7 @@ def main(
     dtype: str,
     threads: int,
     memory_gib: float,
+    scratch: Path,
     device: str = "cpu",
     fraction: float = 0.2,
     revision: str | None = None,
@@ -47,6 +50,7 @@ def main(
         dtype: of the weights.
         threads: that a job computes with, on a CPU.
         memory_gib: that jobs may take beside the weights, on a CPU.
+        scratch: holds the folders of all jobs.
         device: cpu or cuda.
         fraction: of the GPU's memory that this process may take, weights and all.
         revision: of the checkpoint, on the Hugging Face hub.
@@ -57,7 +61,7 @@ def main(
     os.dup2(2, 1)
     os.nice(NICE)
     source = {"revision": revision, "trust_remote_code": trust_remote_code}
-    Worker(model, source, dtype, threads, memory_gib, device, fraction, output).run(sys.stdin)
+    Worker(model, source, dtype, threads, memory_gib, scratch, device, fraction, output).run(sys.stdin)
 
 
 class Worker:
@@ -70,6 +74,7 @@ class Worker:
         dtype: str,
         threads: int,
         memory_gib: float,
+        scratch: Path,
         device: str,
         fraction: float,
         output: IO[str],
@@ -81,6 +86,7 @@ class Worker:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
         self._output = output
+        self._scratch = scratch
         self._cancelled: set[int] = set()
         self._jobs: queue.Queue[Any] = queue.Queue()
         torch.set_num_threads(threads)
@@ -106,6 +112,7 @@ class Worker:
             else:
                 self._jobs.put(message)
         # At once, not after the jobs that wait: nobody is there to take their adapters.
+        shutil.rmtree(self._scratch, ignore_errors=True)
         os._exit(0)
 
     def _fit(self, job: Any) -> None:

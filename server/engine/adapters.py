@@ -42,11 +42,12 @@ class Adapters:
     Args:
         client: the running AsyncLLM, with LoRA.
         trainer: fits them.
+        scratch: an empty folder for them, deleted in the end.
         slots: how many may be ready at the same time; more wait, first come, first served.
         kept_bytes: how much of those that are kept stays on disk; the least recently used go first.
     """
 
-    def __init__(self, client: Any, trainer: Trainer, slots: int, kept_bytes: int) -> None:
+    def __init__(self, client: Any, trainer: Trainer, scratch: Path, slots: int, kept_bytes: int) -> None:
         self._client = client
         self._trainer = trainer
         self._free = asyncio.Semaphore(slots)
@@ -54,7 +55,7 @@ class Adapters:
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._used: dict[int, _Kept] = {}
         self._numbers = itertools.count(FIRST_ID)
-        self._root = Path(tempfile.mkdtemp(prefix="redraft-adapters-"))
+        self._scratch = scratch
         self._starting: asyncio.Future[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -89,7 +90,7 @@ class Adapters:
         if self._starting is not None:
             self._starting.cancel()
         await self._trainer.close()
-        shutil.rmtree(self._root, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def train(self, examples: Sequence[Example], training: Training, folder: Path) -> AsyncGenerator[Epoch, None]:
         """The epochs of a training into a folder. Raises NotTrained."""
@@ -104,7 +105,7 @@ class Adapters:
     def new_folder(self) -> Path:
         """An empty one. Raises NotTrained if there is no room for it."""
         try:
-            return Path(tempfile.mkdtemp(dir=self._root))
+            return Path(tempfile.mkdtemp(dir=self._scratch))
         except OSError as error:
             logger.warning("no folder for an adapter: %s", error)
             raise NotTrained("there is no room for an adapter") from error

@@ -104,6 +104,8 @@ class TTSI(Strategy):
             require_samples_differ(task, p.samples)
             if p.certain_only:
                 raise InvalidTask("certain_only is about tools, and the request has none", "tools")
+        if p.certain_only and p.threshold == 1:
+            raise InvalidTask("certain_only with threshold 1 would learn nothing: no gap is above it", "strategy")
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:

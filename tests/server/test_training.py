@@ -19,13 +19,13 @@ SETTINGS = {"rank": 4, "alpha": 8, "epochs": 3, "learning_rate": 1e-3, "schedule
 LONG = SETTINGS | {"epochs": 20_000}
 
 
-def command(model: Path) -> TrainerCommand:
-    return TrainerCommand(str(model), "float32", threads=1, memory_gib=0.25)
+def command(model: Path, scratch: Path) -> TrainerCommand:
+    return TrainerCommand(str(model), "float32", threads=1, memory_gib=0.25, scratch=scratch)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def trainer(tiny_model: Path) -> AsyncIterator[Trainer]:
-    trainer = Trainer(command(tiny_model), max_waiting=1, max_seconds=60)
+async def trainer(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Trainer]:
+    trainer = Trainer(command(tiny_model, tmp_path_factory.mktemp("scratch")), max_waiting=1, max_seconds=60)
     await trainer.start()
     yield trainer
     await trainer.close()
@@ -157,12 +157,14 @@ async def test_weights_that_are_not_there(trainer: Trainer, tmp_path: Path) -> N
         await fitted(lost, tmp_path / "a")
 
 
-async def test_the_process_ends_with_its_input(tiny_model: Path) -> None:
-    """So none is left when a server is killed."""
+async def test_the_process_ends_with_its_input(tiny_model: Path, tmp_path: Path) -> None:
+    """So none is left when a server is killed, nor are the adapters."""
+    (tmp_path / "adapter").mkdir()
     child = await asyncio.create_subprocess_exec(
-        *command(tiny_model).arguments(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *command(tiny_model, tmp_path).arguments(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
     assert child.stdin is not None and child.stdout is not None
     assert await child.stdout.readline() == b'{"ready": true}\n'
     child.stdin.close()
     assert await asyncio.wait_for(child.wait(), 10) == 0
+    assert not tmp_path.exists()

@@ -78,14 +78,14 @@ def writer(tiny_model: Path) -> Writer:
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def adapters(client: "AsyncLLM", writer: Writer) -> "AsyncIterator[Adapters]":
+async def adapters(client: "AsyncLLM", writer: Writer, tmp_path: Path) -> "AsyncIterator[Adapters]":
     from server.engine.adapters import Adapters
 
-    made = Adapters(client, writer, SLOTS, kept_bytes=10**6)  # type: ignore[arg-type]
+    made = Adapters(client, writer, tmp_path, SLOTS, kept_bytes=10**6)  # type: ignore[arg-type]
     yield made
     await made.close()
     assert writer.closed
-    assert not made._root.exists()
+    assert not tmp_path.exists()
 
 
 async def fitted(adapters: "Adapters", seed: int, keep: str | None = None) -> Any:

@@ -334,6 +334,8 @@ async def test_what_cannot_be_served_is_refused() -> None:
     plain = await task_of(engine, None)
     with pytest.raises(InvalidTask, match="certain_only"):
         check(task=plain, certain_only=True)
+    with pytest.raises(InvalidTask, match="learn nothing"):
+        check(certain_only=True, threshold=1)
     with pytest.raises(InvalidTask, match="temperature"):
         check(task=await task_of(engine, None, temperature=0.0))
     check(task=await task_of(engine, temperature=0.0))
