@@ -3,7 +3,8 @@
 Every request is answered by the served weights, by weights adapted to it, at the paper's learning rate and at ten times
 that, and with the pairs in the prompt instead (TT-ICL): what TT-SI makes of any threshold follows from these and the
 gap that it judged by. The requests are function calls of BFCL, graded by its own checker, and an easy task of
-reasoning-gym, asked once more with another seed: what flips there flips without any training.
+reasoning-gym. All are asked of the served weights once more, with another seed: what flips there flips without any
+training.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ from benchmarks.journal import Journal
 from benchmarks.load import Reply, ask, chat, client
 from benchmarks.problems import Problem, from_gym, right
 from benchmarks.servers import MODEL, EngineFlags, Server
-from benchmarks.ttsi_report import ADAPTED, AGAIN, HARDER, IN_CONTEXT, PLAIN, report
+from benchmarks.ttsi_report import ADAPTED, AGAIN, ARMS, HARDER, IN_CONTEXT, PLAIN, report
 
 RESULTS = Path(__file__).parent / "results"
 PARAMS: Mapping[str, Mapping[str, Any]] = {
@@ -87,7 +88,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Questions of one kind, and who answers them.
+    """Questions of one kind.
 
     Attributes:
         fit: how many are short enough.
@@ -95,7 +96,6 @@ class Task:
     """
 
     questions: Sequence[Question]
-    arms: Sequence[str]
     fit: int
     of: int
 
@@ -108,7 +108,7 @@ def tasks(settings: Settings) -> dict[str, Task]:
     return {
         "simple": _of_bfcl("simple", settings.simple, settings.longest),
         "multiple": _of_bfcl("multiple", settings.multiple, settings.longest),
-        name: Task(questions, (PLAIN, ADAPTED, HARDER, IN_CONTEXT, AGAIN), len(questions), len(questions)),
+        name: Task(questions, len(questions), len(questions)),
     }
 
 
@@ -116,7 +116,7 @@ def _of_bfcl(category: str, count: int, longest: int) -> Task:
     found = bfcl.items(category)
     short = [item for item in found if item.length <= longest]
     questions = [_of_item(item) for item in short[:count]]
-    return Task(questions, (PLAIN, ADAPTED, HARDER, IN_CONTEXT), len(short), len(found))
+    return Task(questions, len(short), len(found))
 
 
 def _of_item(item: bfcl.Item) -> Question:
@@ -146,7 +146,7 @@ def cells(settings: Settings, found: Mapping[str, Task]) -> Iterator[tuple[str, 
         for position, question in enumerate(task.questions):
             draw = random.Random(f"{settings.seed} {name} {position}")
             seed, other = draw.randrange(2**31), draw.randrange(2**31)
-            for arm in draw.sample(task.arms, len(task.arms)):
+            for arm in draw.sample(ARMS, len(ARMS)):
                 key = f"{name}/{position:04}/{arm}"
                 body = chat(MODEL, "", settings.tokens, min_tokens=0, ignore_eos=False, **question.asked)
                 body |= {"seed": other if arm == AGAIN else seed}

@@ -298,8 +298,9 @@ simple_python and multiple), the first whose question and tools have no more tha
 right call is one that BFCL's own checker takes; a right function is called by its name, once and nothing else. They \
 are asked at temperature 0 and with `tool_choice` required, for left to itself the default model hardly ever calls a \
 function (none of 5 in a trial). Problems of reasoning-gym (`{gym}`) are asked at {temperature}, for there sampled \
-answers are the judge, an extension of the paper; and once more with another seed (plain again): what flips there \
-flips by sampling alone. Answers have {tokens} tokens at most.
+answers are the judge, an extension of the paper. All are asked of the served weights once more, with another seed \
+(plain again): what flips there flips by sampling alone, and at temperature 0 by rounding. Answers have {tokens} \
+tokens at most.
 
 A request with one tool has a gap of 1 by definition: `simple` is never uncertain, and adapted to only because the \
 adapted arm adapts to every request.

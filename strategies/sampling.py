@@ -30,8 +30,8 @@ _IN_CRITIQUES: dict[str, Rule] = {
 }
 """A critique is not the answer: what shapes the answer stays out of it."""
 
-_IN_PAIRS: dict[str, Rule] = _IN_CRITIQUES | {"temperature": "derived", "grammar": "derived"}
-"""Nor is a pair; one that is of no use is asked for once more, so it must not come the same."""
+_IN_PAIRS: dict[str, Rule] = dict.fromkeys(("max_tokens", "temperature", "logprobs", "grammar"), "derived")
+"""A pair is the strategy's own: others may find the adapter that is fitted to it, so the client shapes none of it."""
 
 _IN_ATTEMPTS: dict[str, Rule] = {"max_tokens": "derived", "min_tokens": "derived", "logprobs": "derived"}
 """The client bounds the whole, not each part of it."""
@@ -44,7 +44,7 @@ def rule(parameter: str, role: Role) -> Rule:
     if role == "critique":
         return _IN_CRITIQUES.get(parameter, "inherited")
     if role == "pair":
-        return _IN_PAIRS.get(parameter, "inherited")
+        return _IN_PAIRS.get(parameter, "dropped")
     if role == "attempt":
         return _IN_ATTEMPTS.get(parameter, "inherited")
     if parameter == "logprobs":

@@ -180,8 +180,12 @@ class Session:
         What is left of the budget is shared evenly; where it is less than a token each, fewer branches start.
         """
         before = continues or [None] * len(samplings)
-        decoded = [self._decode(sampling, one) for sampling, one in zip(samplings, before, strict=True)]
+        decoded = [self.decoded(sampling, one) for sampling, one in zip(samplings, before, strict=True)]
         return Call(self, prompt, decoded, self._adapter, role=role, first_branch=first_branch, continues=before)
+
+    def decoded(self, sampling: Sampling, continues: Generation | None = None) -> Sampling:
+        """The sampling of a branch with the request's decoders switched on, as its calls have it."""
+        return self._decode(sampling, continues)
 
     async def score(self, prompt: Prompt, continuations: Sequence[Sequence[int]]) -> list[Scored]:
         """Log-probabilities of continuations that the model did not write, side by side. Raises Exhausted.

@@ -11,7 +11,7 @@ import referencing
 from strategies.engine import Example, Message, NotTrained, Tool
 from strategies.judge import SCHEMAS, Undecided, judged
 from strategies.session import Session
-from strategies.ttsi.uncertainty import calling, shared_start
+from strategies.ttsi.uncertainty import calling, rendered, shared_start
 
 QUESTION_CHARACTERS = 600
 ANSWER_CHARACTERS = 1200
@@ -100,10 +100,20 @@ class PairFormat:
 
 
 async def example_of(pair: Pair, before: Sequence[Message], tools: Sequence[Tool] | None, engine: Session) -> Example:
-    """A pair as the chat template writes it, of which the answer is learnt, to the token that ends it."""
-    asked = await engine.render(pair.messages(before), tools)
-    whole = await engine.render([*pair.messages(before), pair.answer], tools)
+    """A pair as the chat template writes it, of which the answer is learnt, to the token that ends it.
+
+    Where the template writes down that nothing was thought, that is not learnt: the model shall think as it did.
+
+    Raises:
+        NotTrained: the template refuses it, or begins answers with a thought that it leaves out later.
+    """
+    asked = await rendered(pair.messages(before), tools, engine)
+    whole = await rendered([*pair.messages(before), pair.answer], tools, engine)
     start = shared_start([asked.token_ids, whole.token_ids])
+    opened, closed = engine.added_token("<think>"), engine.added_token("</think>")
+    if opened in asked.token_ids[start:]:
+        raise NotTrained("the model's chat template begins answers with a thought that it leaves out of written ones")
+    start = max((i + 1 for i, token in enumerate(whole.token_ids) if i >= start and token == closed), default=start)
     ends = [i for i, token in enumerate(whole.token_ids) if i >= start and token in engine.capabilities.end_tokens]
     end = ends[0] + 1 if ends else len(whole)
     return Example(whole.token_ids[:end], end - start)

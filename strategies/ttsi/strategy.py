@@ -21,10 +21,10 @@ from typing_extensions import override
 
 from strategies.answers import AnswerKind
 from strategies.base import Answer, Event, InvalidTask, Note, Params, Strategy, Task, Thought, require_samples_differ
-from strategies.engine import Engine, Generation, Message, NotTaught, NotTrained, Prompt, Training
+from strategies.engine import Engine, Generation, NotTaught, NotTrained, Prompt, Training
 from strategies.session import Exhausted, Session
 from strategies.ttsi.pairs import Pair, PairFormat, example_of
-from strategies.ttsi.uncertainty import Certainty, Normalise, of_tools, of_votes
+from strategies.ttsi.uncertainty import Certainty, Normalise, of_tools, of_votes, rendered
 from strategies.vote import vote_among
 
 PAIR_TOKENS = 400
@@ -109,7 +109,8 @@ class TTSI(Strategy):
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:
-        p, pairs, unadapted = self.params, list[Pair](), engine.adapter
+        p, unadapted = self.params, engine.adapter
+        shown: list[Prompt] = []
         served: Generation | None = None
         certainty: Certainty | None = None
         if not task.tools:
@@ -123,30 +124,30 @@ class TTSI(Strategy):
             engine.keep(served)
             certainty = of_votes(await vote_among(call.results, p.answer, engine), p.samples)
         try:
-            async for event in engine.beforehand(self._prepare(task, certainty, engine, pairs)):
+            async for event in engine.beforehand(self._prepare(task, certainty, engine, shown)):
                 yield event
         except (NotTrained, NotTaught) as reason:
             yield Note("fallback", f"answered with the served weights: {reason}", {"reason": str(reason)})
-        if served is not None and engine.adapter is unadapted and not (p.mode == "in_context" and pairs):
+        if served is not None and engine.adapter is unadapted and not shown:
             # The call below would make it again, of the same seed.
             yield Answer.of(served)
             return
-        prompt = task.prompt
-        if p.mode == "in_context" and pairs:
-            prompt = await engine.render(_shown(task, pairs), task.tools)
+        prompt = shown[0] if shown else task.prompt
         async for piece in engine.call(prompt, task.sampling_for("final"), role="final"):
             yield Answer(piece)
 
     async def _prepare(
-        self, task: Task, certainty: Certainty | None, engine: Session, pairs: list[Pair]
+        self, task: Task, certainty: Certainty | None, engine: Session, shown: list[Prompt]
     ) -> AsyncGenerator[Event, None]:
-        """The judgement, unless there is one, and what follows from it. Raises NotTrained, NotTaught, Exhausted."""
+        """The judgement, unless there is one, and what follows from it: an adapter, or a prompt that shows the pairs.
+        Raises NotTrained, NotTaught, Exhausted.
+        """
         if certainty is None:
             assert task.tools is not None
             certainty = await of_tools(task.messages, task.tools, task.callable_tools, self.params.normalise, engine)
         yield self._told(certainty, task)
         if self._adapts_to(certainty):
-            async for event in self._adapt(task, engine, pairs):
+            async for event in self._adapt(task, engine, shown):
                 yield event
 
     def _told(self, certainty: Certainty, task: Task) -> Note:
@@ -164,10 +165,10 @@ class TTSI(Strategy):
     def _adapts_to(self, certainty: Certainty) -> bool:
         return certainty.gap < self.params.threshold or self.params.threshold == 1
 
-    async def _adapt(self, task: Task, engine: Session, pairs: list[Pair]) -> AsyncGenerator[Event, None]:
+    async def _adapt(self, task: Task, engine: Session, shown: list[Prompt]) -> AsyncGenerator[Event, None]:
         """Pairs, and an adapter fitted to them. Raises NotTrained, NotTaught."""
-        p = self.params
-        keep = self._name_of(task.prompt) if p.keep == "cache" and p.mode != "in_context" else None
+        p, pairs = self.params, list[Pair]()
+        keep = self._name_of(task, engine) if p.keep == "cache" and p.mode != "in_context" else None
         if keep is not None and await engine.recall(keep):
             yield Note("adapter", "the one that this prompt had before", {"kept": True})
             return
@@ -177,6 +178,7 @@ class TTSI(Strategy):
         if not pairs:
             raise NotTrained("no pair is of the right shape")
         if p.mode == "in_context":
+            shown.append(await _shown(task, pairs, engine))
             return
         examples = [await example_of(pair, form.before, task.tools, engine) for pair in pairs]
         async for epoch in engine.fit(examples, p.training(task.sampling.seed), keep=keep):
@@ -240,7 +242,7 @@ class TTSI(Strategy):
             for i in range(missing)
         ]
         try:
-            call = engine.sample(await engine.render(form.ask()), samplings, role="pair")
+            call = engine.sample(await rendered(form.ask(), None, engine), samplings, role="pair")
             async for piece in call:
                 yield Thought(piece.text, "pair", piece.branch)
         except Exception as error:
@@ -256,17 +258,25 @@ class TTSI(Strategy):
         certainty = await of_tools(asked, task.tools, task.callable_tools, self.params.normalise, engine)
         return certainty.best == pair.tool and certainty.gap >= self.params.threshold
 
-    def _name_of(self, prompt: Prompt) -> str | None:
-        """Of the adapter of a prompt, to find it again; None for one with images or audio, which is not all tokens."""
-        beside = sorted(prompt.attachments.items())
+    def _name_of(self, task: Task, engine: Session) -> str | None:
+        """Of the adapter of a request, by all that shapes it; None for one with images or audio, which is not all
+        tokens.
+        """
+        beside = sorted(task.prompt.attachments.items())
         if any(not isinstance(value, str) for _, value in beside):
             return None
-        text = json.dumps([prompt.token_ids, beside, self.params.model_dump(mode="json")])
-        return hashlib.sha256(text.encode()).hexdigest()
+        tools = [tool["function"]["name"] for tool in task.callable_tools]
+        decoders = engine.decoded(task.sampling_for("pair", max_tokens=1)).extra
+        parts = [task.prompt.token_ids, beside, tools, task.sampling.seed, self.params.model_dump(mode="json")]
+        return hashlib.sha256(json.dumps([*parts, repr(decoders)]).encode()).hexdigest()
 
 
-def _shown(task: Task, pairs: list[Pair]) -> list[Message]:
-    """The conversation with the pairs before its first question."""
+async def _shown(task: Task, pairs: list[Pair], engine: Session) -> Prompt:
+    """The conversation with the pairs before its first question. Raises NotTrained if the context has no room."""
     form = PairFormat(task.messages, task.callable_tools)
-    shown = [message for pair in pairs for message in (*pair.messages(()), pair.answer)]
-    return [*form.before, *shown, *task.messages[len(form.before) :]]
+    turns = [message for pair in pairs for message in (*pair.messages(()), pair.answer)]
+    prompt = await rendered([*form.before, *turns, *task.messages[len(form.before) :]], task.tools, engine)
+    room = engine.capabilities.max_model_len - len(task.prompt)
+    if len(prompt) - len(task.prompt) > room // 2:
+        raise NotTrained("the pairs would leave too little of the context for the answer")
+    return prompt

@@ -8,6 +8,7 @@ An action is a call of one of the request's tools, by name, in the chat template
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase, digits
 from typing import Any, Literal
 
 from strategies.engine import Message, NotTrained, Prompt, Tool
@@ -50,8 +51,8 @@ async def of_tools(
 
     Raises Exhausted, or NotTrained if the chat template writes no calls.
 
-    A name is scored where the calls of different tools begin to differ, and with the token after it: else a name
-    that begins another would have the other's share, too.
+    A name is scored whole, and with the token after it: else a name that begins another would have the other's share,
+    too.
     """
     names = list(dict.fromkeys(tool["function"]["name"] for tool in actions))
     if len(names) == 1:
@@ -66,7 +67,8 @@ async def candidates(
     messages: Sequence[Message], tools: Sequence[Tool], names: Sequence[str], engine: Session
 ) -> tuple[Prompt, list[tuple[int, ...]]]:
     """What all calls share up to their names, and how they go on from there to the first token that is shared again."""
-    prompts = [await engine.render([*messages, calling(name, {})], tools) for name in names]
+    asked = [*names, unlike(names)]
+    prompts = [await rendered([*messages, calling(name, {})], tools, engine) for name in asked]
     texts = [prompt.token_ids for prompt in prompts]
     start = shared_start(texts)
     tails = [text[start:] for text in texts]
@@ -74,7 +76,26 @@ async def candidates(
         raise NotTrained("the model's chat template writes no calls of tools")
     end = shared_start([tail[::-1] for tail in tails])
     prompt = Prompt(texts[0][:start], prompts[0].attachments)
-    return prompt, [tail[: len(tail) - end + 1] for tail in tails]
+    return prompt, [tail[: len(tail) - end + 1] for tail in tails[: len(names)]]
+
+
+def unlike(names: Sequence[str]) -> str:
+    """A name that begins and ends as none of the others: next to it, what they share is seen to be a part of them."""
+
+    def other(characters: set[str]) -> str:
+        return next((one for one in ascii_lowercase + digits if one not in characters), "_")
+
+    return other({name[:1] for name in names}) + other({name[-1:] for name in names})
+
+
+async def rendered(messages: Sequence[Message], tools: Sequence[Tool] | None, engine: Session) -> Prompt:
+    """A conversation of ours, not of the client. Raises Exhausted, or NotTrained if the chat template refuses it."""
+    try:
+        return await engine.render(messages, tools)
+    except Exception as error:
+        if not any(error is failure for failure in engine.failures):
+            raise
+        raise NotTrained(f"the model's chat template refuses it: {error}"[:300]) from error
 
 
 def calling(name: str, arguments: Any) -> Message:

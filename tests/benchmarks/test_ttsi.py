@@ -25,7 +25,6 @@ from benchmarks.ttsi_report import (
     sweep,
 )
 
-WITH_TOOLS = tuple(arm for arm in ARMS if arm != AGAIN)
 JUDGED = {"kind": "uncertainty", "gap": 0.25, "uncertain": True}
 PAIRS = {"kind": "pairs", "pairs": 1, "refused": 2}
 ADAPTER = {"kind": "adapter", "kept": False}
@@ -77,14 +76,13 @@ def test_what_is_kept_of_an_answer() -> None:
 def test_every_question_is_asked_of_every_arm() -> None:
     question = Question({"messages": [{"role": "user", "content": "?"}], "temperature": 0}, lambda reply: {})
     found = {
-        "simple": Task([question] * 2, WITH_TOOLS, 2, 9),
-        "gcd": Task([question], ARMS, 1, 1),
+        "simple": Task([question] * 2, 2, 9),
+        "gcd": Task([question], 1, 1),
     }
     asked = {key: body for key, body, _ in cells(Settings(seed=3), found)}
-    expected = {f"simple/{i:04}/{arm}" for i in (0, 1) for arm in WITH_TOOLS} | {f"gcd/0000/{arm}" for arm in ARMS}
-    assert asked.keys() == expected
+    assert asked.keys() == {f"{item}/{arm}" for item in ("simple/0000", "simple/0001", "gcd/0000") for arm in ARMS}
     plain, again = asked[f"gcd/0000/{PLAIN}"], asked[f"gcd/0000/{AGAIN}"]
-    same = [asked[f"gcd/0000/{arm}"]["seed"] for arm in WITH_TOOLS]
+    same = [asked[f"gcd/0000/{arm}"]["seed"] for arm in ARMS if arm != AGAIN]
     assert set(same) == {plain["seed"]} != {again["seed"]}
     assert plain["seed"] != asked[f"simple/0000/{PLAIN}"]["seed"] != asked[f"simple/0001/{PLAIN}"]["seed"]
     assert plain["strategy"] == again["strategy"] == {"name": "ttsi", "params": {"threshold": 0}}
@@ -154,10 +152,10 @@ def kept(gap: float, right: bool, arm: str, tools: bool) -> dict[str, Any]:
 def journal(tmp_path: Path) -> Journal:
     """Of 8 items, of which 6 are uncertain: adapted right, plain wrong. `simple` has none."""
     journal = Journal(tmp_path / "ttsi.json", asdict(Settings()))
-    for task, arms in (("simple", WITH_TOOLS), ("gcd", ARMS)):
+    for task in ("simple", "gcd"):
         for i in range(8):
             gap = 1.0 if task == "simple" or i >= 6 else 0.1 * i
-            for arm in arms:
+            for arm in ARMS:
                 right = arm == ADAPTED and task == "gcd" and i < 6
                 journal.entries[f"{task}/{i:04}/{arm}"] = kept(gap, right, arm, tools=task == "simple")
     journal.facts |= {"date": "", "command": "", "server": "", "machine": {}}

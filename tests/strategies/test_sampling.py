@@ -90,19 +90,27 @@ def test_rules_of_each_role() -> None:
     }
     assert shapes_the_answer | style | {"max_tokens", "seed", "logprobs"} == set(NAMES)
     for role in ROLES:
-        assert {rule(name, role) for name in style - {"temperature"}} == {"inherited"}
-        assert rule("temperature", role) == ("derived" if role == "pair" else "inherited")
-        shape = "dropped" if role in ("critique", "pair") else "inherited"
-        assert {rule(name, role) for name in shapes_the_answer - {"min_tokens", "grammar"}} == {shape}
-        assert rule("grammar", role) == ("derived" if role == "pair" else shape)
+        if role == "pair":
+            continue
+        assert {rule(name, role) for name in style} == {"inherited"}
+        shape = "dropped" if role == "critique" else "inherited"
+        assert {rule(name, role) for name in shapes_the_answer - {"min_tokens"}} == {shape}
         assert rule("min_tokens", role) == ("derived" if role == "attempt" else shape)
-        assert rule("max_tokens", role) == ("derived" if role in ("critique", "attempt", "pair") else "inherited")
+        assert rule("max_tokens", role) == ("derived" if role in ("critique", "attempt") else "inherited")
         assert rule("seed", role) == ("inherited" if role == "final" else "derived")
         assert rule("logprobs", role) == ("inherited" if role == "final" else "derived")
 
 
+def test_a_client_shapes_no_pair() -> None:
+    """For others may find what is learnt of it."""
+    derived = {"max_tokens", "temperature", "logprobs", "grammar", "seed"}
+    assert {name: rule(name, "pair") for name in NAMES} == {
+        name: "derived" if name in derived else "dropped" for name in NAMES
+    }
+
+
 def test_the_rules_name_parameters_that_exist() -> None:
-    assert {*module._IN_CRITIQUES, *module._IN_ATTEMPTS} <= set(NAMES)
+    assert {*module._IN_CRITIQUES, *module._IN_ATTEMPTS, *module._IN_PAIRS} <= set(NAMES)
 
 
 def test_final_is_what_the_client_asked() -> None:

@@ -62,15 +62,15 @@ def test_what_texts_begin_with(texts: list[str], length: int) -> None:
     ("names", "prompt", "continuations"),
     [
         (["rain", "snow"], "<call ", ["rain>", "snow>"]),
-        (["get_rain", "get_snow"], "<call get_", ["rain>", "snow>"]),
-        (["get", "get_all"], "<call get", [">", "_all>"]),
-        (["rain_now", "snow_now"], "<call ", ["rain_", "snow_"]),
-        (["rain", "sun"], "<call ", ["rain", "sun"]),
+        (["get_rain", "get_snow"], "<call ", ["get_rain>", "get_snow>"]),
+        (["get", "get_all"], "<call ", ["get>", "get_all>"]),
+        (["rain_now", "snow_now"], "<call ", ["rain_now>", "snow_now>"]),
+        (["rain", "sun"], "<call ", ["rain>", "sun>"]),
     ],
     ids=str,
 )
-async def test_names_are_scored_where_they_differ(names: list[str], prompt: str, continuations: list[str]) -> None:
-    """With the first token behind that they share."""
+async def test_names_are_scored_whole(names: list[str], prompt: str, continuations: list[str]) -> None:
+    """With the token behind them."""
     async with Session(CallingEngine([])) as session:
         found, tokens = await candidates(ASKED, list(map(tool, names)), names, session)
     assert ["".join(map(chr, one)) for one in tokens] == continuations
