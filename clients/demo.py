@@ -29,8 +29,11 @@ from clients.view import label, printable
 QUESTION = "A book costs 5 dollars. How much do 4 books cost? Answer in one sentence."
 SERVE = (sys.executable, "-m", "server.cli", "serve")
 PLAIN = "plain"
-# The default model was not trained to verify itself.
-PARAMS: Mapping[str, Mapping[str, object]] = {"revise": {"mode": "prompted"}}
+# The default model was not trained to verify itself, and the demo's server trains no adapters.
+PARAMS: Mapping[str, Mapping[str, object]] = {
+    "revise": {"mode": "prompted"},
+    "ttsi": {"mode": "in_context", "samples": 2, "attempts": 1},
+}
 # Bound each strategy, so that the whole demo takes about two minutes on a small CPU.
 CALLS_WORTH_OF_TOKENS = 3
 SECONDS_EACH = 60.0

@@ -68,7 +68,8 @@ def _services(settings: Settings, engine: EngineClient, args: argparse.Namespace
         trainer = Trainer(command, settings.max_queued_trainings, settings.training_seconds)
         adapters = Adapters(engine, trainer, scratch, args.max_loras, settings.kept_adapters_mib * 2**20)
     if settings.teacher_url is not None and settings.teacher_model is not None:
-        teacher = Teacher(settings.teacher_url, settings.teacher_model, settings.teacher_key.get_secret_value())
+        key = settings.teacher_key.get_secret_value()
+        teacher = Teacher(settings.teacher_url, settings.teacher_model, key, settings.teacher_calls)
     return Services(adapters, teacher)
 
 

@@ -58,6 +58,7 @@ class Settings(BaseSettings):
     teacher_url: str | None = Field(None, description="OpenAI-compatible endpoint of a stronger model (ttsi), to /v1.")
     teacher_model: str | None = Field(None, description="Its name there.")
     teacher_key: SecretStr = Field(SecretStr("none"), description="API key for it.")
+    teacher_calls: int = Field(4, ge=1, description="Calls of it at the same time; more wait.")
     logits_processor: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="module:Class loaded into the engine; repeatable."
     )
@@ -81,6 +82,11 @@ class Settings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["text", "json"] = Field("text", description="Readable lines, or one JSON object a line.")
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the engine takes adapters."""
+        return self.enable_lora or self.training or self.adapters is not None
 
     @model_validator(mode="after")
     def _teacher_has_a_name(self) -> Self:

@@ -143,18 +143,13 @@ class Trainer:
             TRAININGS.labels(outcome).inc()
 
     async def _fit(self, job: Mapping[str, Any]) -> AsyncGenerator[tuple[int, float], None]:
-        process = await self._ready()
-        self._number = number = self._number + 1
-        ended = False
-        _write(process, {"id": number, **job})
-        # What an earlier job that was left has begun ends with its step, and takes of this one's time.
+        process, number = await self._begun(job)
         deadline = asyncio.get_running_loop().time() + self._max_seconds
+        ended = False
         try:
             while not ended:
                 async with asyncio.timeout_at(deadline):
                     answer = await self._answer(process)
-                if answer["id"] != number:
-                    continue
                 ended = "epoch" not in answer
                 if "error" in answer:
                     raise TrainingFailed(answer["error"])
@@ -166,6 +161,28 @@ class Trainer:
         finally:
             if not ended and process.returncode is None:
                 _write(process, {"cancel": number})
+
+    async def _begun(self, job: Mapping[str, Any]) -> tuple[asyncio.subprocess.Process, int]:
+        """The worker that has begun a job, and the job's number. What it still does for one that was left is no part of
+        this one's time, and where that takes too long another worker has the job.
+        """
+        for _ in range(2):
+            process = await self._ready()
+            self._number = number = self._number + 1
+            begun = False
+            _write(process, {"id": number, **job})
+            try:
+                async with asyncio.timeout(self._max_seconds):
+                    while not begun:
+                        answer = await self._answer(process)
+                        begun = answer["id"] == number
+                return process, number
+            except TimeoutError:
+                await self._kill()
+            finally:
+                if not begun and process.returncode is None:
+                    _write(process, {"cancel": number})
+        raise TrainingFailed(f"it does not begin within {self._max_seconds:g} s")
 
     async def close(self) -> None:
         """Ends the worker, and with it the job that it has."""

@@ -136,6 +136,7 @@ def unchanged_routes() -> Sequence[tuple[str, str, Callable[..., Any]]]:
 
 
 async def listed_models(state: State) -> list[dict[str, Any]]:
-    """The served models and adapters, as /v1/models has them."""
+    """The served models and adapters, as /v1/models has them; but where adapters lie is the operator's business."""
     listing = await state.openai_serving_models.show_available_models()
-    return [card.model_dump() for card in listing.data]
+    cards = [card.model_dump() for card in listing.data]
+    return [card if card["parent"] is None else {**card, "root": card["id"]} for card in cards]

@@ -4,7 +4,7 @@ import asyncio
 import atexit
 import multiprocessing
 from collections.abc import Callable
-from functools import cache
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Undecided(Exception):
-    """It took longer than JUDGE_SECONDS, or its process died."""
+    """It took longer than JUDGE_SECONDS, or its process died, or did not start."""
 
 
 ANSWERS, SCHEMAS = "answers", "schemas"
@@ -26,17 +26,22 @@ async def judged(function: Callable[..., T], *args: Any, pool: str = ANSWERS) ->
     future = _judge(pool).schedule(function, args=args, timeout=JUDGE_SECONDS)
     try:
         return await asyncio.wrap_future(future)
-    except (TimeoutError, ProcessExpired):
+    except (TimeoutError, ProcessExpired, BrokenProcessPool):
         raise Undecided from None
 
 
-@cache
+_JUDGES: dict[str, ProcessPool] = {}
+
+
 def _judge(name: str) -> ProcessPool:
-    """One process for each name: sympy may take seconds, and so may a pattern of somebody's schema."""
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPool(max_workers=1, initializer=_PREPARE[name], context=context)
-    atexit.register(pool.stop)
-    return pool
+    """One process for each name: sympy may take seconds, and so may a pattern of somebody's schema. One that could not
+    start is no longer active, and makes room for another.
+    """
+    if name not in _JUDGES or not _JUDGES[name].active:
+        context = multiprocessing.get_context("spawn")
+        _JUDGES[name] = ProcessPool(max_workers=1, initializer=_PREPARE[name], context=context)
+        atexit.register(_JUDGES[name].stop)
+    return _JUDGES[name]
 
 
 def _prepare_answers() -> None:

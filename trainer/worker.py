@@ -7,6 +7,7 @@ it may take, what the model takes is not a part: a job that needs more fails, an
     -> {"id": 1, "folder": "...", "examples": [{"token_ids": [..], "learnt": 5}], "settings": {"rank": 8, ...}}
     -> {"cancel": 1}
     <- {"ready": true}
+    <- {"id": 1, "begun": true}
     <- {"id": 1, "epoch": 1, "loss": 2.31}
     <- {"id": 1, "done": true}   or   {"id": 1, "error": "..."}
 """
@@ -127,6 +128,7 @@ class Worker:
             if number in self._cancelled:
                 raise Cancelled
 
+        self._say({"id": number, "begun": True})
         try:
             losses: list[float] = []
             examples = [Example(tuple(one["token_ids"]), one["learnt"]) for one in job["examples"]]

@@ -155,9 +155,19 @@ class Adapters:
             await asyncio.wait([adding])
         try:
             await self._client.remove_lora(adapter.lora_int_id)
+            self._forget_names()
         finally:
             self._free.release()
             self._leave(self._used.pop(adapter.lora_int_id))
+
+    def _forget_names(self) -> None:
+        """VLLM keeps every set of names of adapters that ever ran together as a sample of its metrics; each of ours has
+        a name of its own. What runs now comes back with the next step.
+        """
+        manager = self._client.logger_manager
+        for stats in [] if manager is None else manager.stat_loggers:
+            if (gauge := getattr(stats, "gauge_lora_info", None)) is not None:
+                gauge.clear()
 
     def _leave(self, kept: _Kept) -> None:
         kept.users -= 1

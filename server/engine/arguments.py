@@ -79,7 +79,8 @@ def engine_arguments(
     arguments: argparse.Namespace = parser.parse_args([])
     given = _given(parser, extra)
     _refuse(given)
-    vars(arguments).update(_decided(settings, model, hardware) | _chosen(settings, hardware) | given)
+    adapters = _adapters(settings, given) if settings.adapts else {}
+    vars(arguments).update(_decided(settings, model, hardware) | _chosen(settings, hardware) | given | adapters)
     _check_step(arguments)
     try:
         validate_parsed_serve_args(arguments)
@@ -120,7 +121,7 @@ def _decided(settings: Settings, model: ResolvedModel, hardware: Hardware) -> di
         "tool_call_parser": tool_call_parser,
         "enable_auto_tool_choice": tool_call_parser is not None,
         "reasoning_parser": settings.reasoning_parser or "",
-        "enable_lora": settings.enable_lora or settings.training or settings.adapters is not None or None,
+        "enable_lora": settings.adapts or None,
         "logits_processors": list(settings.logits_processor) or None,
         "otlp_traces_endpoint": settings.otlp_traces_endpoint,
         "sse_keep_alive_interval": settings.heartbeat_seconds,
@@ -143,29 +144,29 @@ def _chosen(settings: Settings, hardware: Hardware) -> dict[str, Any]:
         from vllm.config import CacheConfig
 
         chosen["gpu_memory_utilization"] = CacheConfig.gpu_memory_utilization - settings.training_gpu_share
-    if settings.enable_lora or settings.training or settings.adapters is not None:
-        chosen |= _lora(settings)
     return chosen
 
 
-def _lora(settings: Settings) -> dict[str, Any]:
-    from vllm.config.lora import MaxLoRARanks
+def _adapters(settings: Settings, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments about adapters, those of `given` among them."""
+    from vllm.config.lora import LoRAConfig, MaxLoRARanks
     from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
     found = {} if settings.adapters is None else find_adapters(settings.adapters)
+    named = list(given.get("lora_modules") or [])
+    slots = given.get("max_loras", settings.adapter_slots)
     ranks = [rank_of(folder) for folder in found.values()] + [TRAINED_RANK] * settings.training
+    ranks += [LoRAConfig.max_lora_rank] * settings.enable_lora
+    # Every step reads, and computes with, room for the largest rank.
+    allowed: tuple[int, ...] = get_args(MaxLoRARanks)
     chosen: dict[str, Any] = {
-        "max_loras": settings.adapter_slots,
+        "max_loras": slots,
         # Those that are trained are never put out of the engine by the operator's, nor these by those.
-        "max_cpu_loras": settings.adapter_slots + len(found),
+        "max_cpu_loras": slots + len(found) + len(named),
+        "max_lora_rank": next((rank for rank in allowed if rank >= max(ranks, default=1)), allowed[-1]),
     }
-    if ranks and not settings.enable_lora:
-        # Every step reads, and computes with, room for the largest rank.
-        allowed: tuple[int, ...] = get_args(MaxLoRARanks)
-        chosen["max_lora_rank"] = next((rank for rank in allowed if rank >= max(ranks)), allowed[-1])
-    if found:
-        chosen["lora_modules"] = [LoRAModulePath(name, str(folder)) for name, folder in found.items()]
-    return chosen
+    modules = named + [LoRAModulePath(name, str(folder)) for name, folder in found.items()]
+    return {**chosen, **given} | ({"lora_modules": modules} if modules else {})
 
 
 def _weights_bytes(path: Path, dtype: str) -> int:

@@ -5,6 +5,7 @@ to each other, [slots, parts * rank, in], and the second ones on a diagonal, [sl
 serves them all. Weights are read once, not once for each row, and never copied.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ class GroupedLoRA(PunicaWrapperCPU):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._batch: Adapted | None = None
+        self._batch: Sequence[Adapted] = ()
 
     def update_metadata(self, *args: Any, **kwargs: Any) -> None:
         """Takes the slots of the next batch's rows."""
         super().update_metadata(*args, **kwargs)
-        self._batch = Adapted.of(self.token_lora_indices)
+        self._batch = Adapted.all_of(self.token_lora_indices)
 
     def add_lora_linear(
         self,
@@ -39,8 +40,8 @@ class GroupedLoRA(PunicaWrapperCPU):
         **kwargs: Any,
     ) -> None:
         """Adds to y, [T, sum(output_slices)], what each row's adapter makes of x, [T, in]."""
-        if self._batch is not None:
-            self._batch.add(y, x, lora_a_stacked, lora_b_stacked, scale)
+        for rows in self._batch:
+            rows.add(y, x, lora_a_stacked, lora_b_stacked, scale)
 
 
 def laid_out(a: Parts, b: Parts) -> tuple[Parts, Parts]:
@@ -91,9 +92,22 @@ class Adapted:
         self._views: dict[int, tuple[Tensor, Tensor]] = {}
 
     @classmethod
-    def of(cls, slots: Tensor) -> "Adapted | None":
-        """None for a batch without adapters."""
-        return cls(slots) if bool((slots >= 0).any()) else None
+    def all_of(cls, slots: Tensor) -> "Sequence[Adapted]":
+        """None for a batch without adapters; several where one adapter has many more rows than the others (a prompt
+        beside answers), or slots between two are empty: at most every second row of a product counts for nothing.
+        """
+        found = []
+        while bool((slots >= 0).any()):
+            own = slots[slots >= 0]
+            sizes = torch.bincount(own)
+            largest = int(sizes.argmax())
+            if (len(sizes) - int(own.min())) * int(sizes[largest]) <= 2 * len(own):
+                found.append(cls(slots))
+                break
+            others = torch.where(slots == largest, -1, slots)
+            found.append(cls(torch.where(slots == largest, slots, -1)))
+            slots = others
+        return found
 
     def add(self, y: Tensor, x: Tensor, a: Parts, b: Parts, scale: float) -> None:
         """Adds scale * x @ a.T @ b.T to y, each row with its own slot of a and b.

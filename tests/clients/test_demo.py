@@ -15,6 +15,10 @@ from rich.console import Console
 from clients import demo
 from clients.events import AnswerDelta, Done, Thought
 from clients.process import ServerError, ServerProcess
+from strategies.base import Strategy, Task
+from strategies.engine import Sampling
+from strategies.registry import load_strategies
+from tests.strategies.scripted import ScriptedEngine
 
 FAKE = Path(__file__).parent / "fake_server.py"
 
@@ -55,6 +59,16 @@ def test_asks_in_every_available_way(logs_in: Path) -> None:
         ("srgen", "3", "30", "20", "It is 42."),
     ]
     assert list(logs_in.iterdir()) == []
+
+
+@pytest.mark.parametrize("plugin", [one for one in load_strategies().values() if issubclass(one, Strategy)])
+async def test_every_strategy_takes_what_the_demo_asks(plugin: type[Strategy]) -> None:
+    """Of a server without flags."""
+    engine = ScriptedEngine([])
+    messages = [{"role": "user", "content": demo.QUESTION}]
+    task = Task(messages, await engine.render(messages), Sampling(max_tokens=128, temperature=0.3, seed=0))
+    params = plugin.Parameters.model_validate(demo.PARAMS.get(plugin.name, {}))
+    plugin(params).check(task, engine)
 
 
 def test_says_why_the_server_died() -> None:

@@ -3,8 +3,9 @@
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,42 @@ async def test_a_job_that_takes_too_long(trainer: Trainer, tmp_path: Path) -> No
     with pytest.raises(TrainingFailed, match="longer than 2 s"):
         await fitted(hasty, tmp_path / "a", LONG)
     await hasty.close()
+
+
+SLOW_WORKER = """
+import json, sys, time
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    job = json.loads(line)
+    if "id" in job:
+        for answer in ({"begun": True}, {"epoch": 1, "loss": 1.0}, {"done": True}):
+            time.sleep(job["settings"]["step"])
+            print(json.dumps({"id": job["id"], **answer}), flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SlowCommand(TrainerCommand):
+    """Of a worker each of whose steps takes what the job says."""
+
+    def arguments(self) -> Sequence[str]:
+        return [sys.executable, "-c", SLOW_WORKER]
+
+
+@pytest.mark.parametrize(("step", "restarted"), [(0.5, False), (60.0, True)])
+async def test_a_step_for_who_has_left_is_no_part_of_anothers_time(
+    tmp_path: Path, step: float, restarted: bool
+) -> None:
+    """Not even one that has no end."""
+    slow = Trainer(SlowCommand("", "", 1, 1.0, tmp_path), max_waiting=1, max_seconds=2)
+    await slow.start()
+    first = process(slow).pid
+    left = asyncio.ensure_future(fitted(slow, tmp_path, {"step": step}))
+    await asyncio.sleep(0.2)
+    left.cancel()
+    assert await fitted(slow, tmp_path, {"step": 0.5}) == [(1, 1.0)]
+    assert (process(slow).pid != first) == restarted
+    await slow.close()
 
 
 async def test_a_job_that_takes_too_much_memory(trainer: Trainer, tmp_path: Path) -> None:

@@ -266,6 +266,11 @@ def test_it_writes_itself_pairs(training: Server) -> None:
 
 def test_scores_of_tools_are_those_of_hugging_face(training: Server, model: Any, tokenizer: Any) -> None:
     tools = [tool("rain"), tool("rain_radar"), tool('say "é\\'), tool("wuzzle_frub")]
+    compare_scores(training, model, tokenizer, tools)
+    compare_scores(training, model, tokenizer, [tool("get_weather_now"), tool("get_wind_speed_now")])
+
+
+def compare_scores(training: Server, model: Any, tokenizer: Any, tools: list[dict[str, Any]]) -> None:
     logprobs = [name_logprobs(model, tokenizer, tools, one["function"]["name"]) for one in tools]
     assert len({len(one) for one in logprobs}) > 1
     for normalise, logits in (
@@ -410,7 +415,9 @@ def test_a_tool_that_the_context_has_no_room_for(training: Server) -> None:
 def test_an_adapter_of_the_operator(training: Server, model: Any, tokenizer: Any, adapters: Path) -> None:
     from peft import PeftModel
 
-    assert {ADAPTER, f"{ADAPTER}@best_of_n"} <= {card.id for card in training.client.models.list()}
+    cards = training.client.models.list().data
+    assert {ADAPTER, f"{ADAPTER}@best_of_n"} <= {card.id for card in cards}
+    assert str(adapters) not in str([card.model_dump() for card in cards])
     served = ask(training, "Say hello.", None)
     answer = ask(training, "Say hello.", None, model=ADAPTER)
     refined = ask(training, "Say hello.", None, model=f"{ADAPTER}@best_of_n", temperature=1e-3)

@@ -231,6 +231,17 @@ async def test_a_hostile_expression_costs_no_more_than_the_judges_time(monkeypat
     assert await find_same("x+1", ["1+x"], "math") == 0
 
 
+async def test_a_judge_that_cannot_start_makes_room_for_one_that_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge, "JUDGE_SECONDS", PATIENT_SECONDS)
+    monkeypatch.setitem(judge._PREPARE, judge.SCHEMAS, os.abort)
+    monkeypatch.delitem(judge._JUDGES, judge.SCHEMAS, raising=False)
+    with pytest.raises(judge.Undecided):
+        await judge.judged(os.getpid, pool=judge.SCHEMAS)
+    monkeypatch.undo()
+    monkeypatch.setattr(judge, "JUDGE_SECONDS", PATIENT_SECONDS)
+    assert await judge.judged(os.getpid, pool=judge.SCHEMAS) != os.getpid()
+
+
 async def test_a_judge_that_dies_says_different(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judge, "_judge", lambda name: DyingJudge())
     assert await find_same("x+1", ["1+x"], "math") is None

@@ -140,6 +140,24 @@ async def test_with_all_slots_full_each_row_has_its_own_weights(
     assert await answers(client, [(text, None) for text in texts]) == plain
 
 
+async def test_metrics_do_not_grow_with_each_adapter(client: "AsyncLLM", adapters: "Adapters") -> None:
+    """Each has a name of its own, of which vLLM's metrics keep every set that ran together."""
+    from prometheus_client import REGISTRY
+
+    def told() -> list[str]:
+        info = [one for one in REGISTRY.collect() if one.name == "vllm:lora_requests_info"]
+        return [sample.labels["running_lora_adapters"] for one in info for sample in one.samples]
+
+    seen = set()
+    for seed in range(1, 5):
+        adapter = await fitted(adapters, seed)
+        await answers(client, [(prompts((30,), seed=7)[0], adapter)])
+        seen |= {name for name in told() if name}
+        await adapters.drop(adapter)
+        assert len(told()) <= 2
+    assert len(seen) == 4
+
+
 async def test_more_than_there_are_slots_wait_in_turn(client: "AsyncLLM", adapters: "Adapters") -> None:
     loaded = [await fitted(adapters, seed) for seed in range(1, SLOTS + 1)]
     waiting = [asyncio.ensure_future(fitted(adapters, seed)) for seed in (8, 9)]

@@ -129,6 +129,10 @@ def test_adapters_of_a_folder(tmp_path: Path) -> None:
     ]
     assert arguments.max_lora_rank == 32
     assert engine_arguments(Settings(training=True), LOCAL, CPU).enable_lora
+    flags = ["--lora-modules", "mine=/models/mine", "--max-loras", "8"]
+    arguments = engine_arguments(Settings(adapters=tmp_path, enable_lora=True), LOCAL, CPU, flags)
+    assert [one.name for one in arguments.lora_modules] == ["mine", "one", "two"]
+    assert (arguments.max_loras, arguments.max_cpu_loras, arguments.max_lora_rank) == (8, 11, 32)
 
 
 def test_trainings_have_memory_of_their_own() -> None:

@@ -39,9 +39,8 @@ def expected(y: Tensor, x: Tensor, slots: Sequence[int], a: Sequence[Tensor], b:
 
 def computed(y: Tensor, x: Tensor, slots: Sequence[int], a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> Tensor:
     found = y.clone()
-    batch = Adapted.of(torch.tensor(slots))
-    if batch is not None:
-        batch.add(found, x, a, b, 1.0)
+    for rows in Adapted.all_of(torch.tensor(slots)):
+        rows.add(found, x, a, b, 1.0)
     return found
 
 
@@ -59,6 +58,9 @@ def computed(y: Tensor, x: Tensor, slots: Sequence[int], a: tuple[Tensor, ...], 
         [-1, 3, 3, 3, -1],
         [3, 3, 4, 4],
         [4, 4, 3, 3],
+        [0, 4],
+        [1, -1, *[3] * 30, 2, 0, -1, 1],
+        [*[0] * 9, *[4] * 40, 2],
     ],
     ids=str,
 )
@@ -71,6 +73,14 @@ def test_each_row_has_its_own_adapter(slots: list[int]) -> None:
         torch.testing.assert_close(found, expected(y, x, slots, a, b))
     plain = [row for row, slot in enumerate(slots) if slot < 0]
     assert torch.equal(found[plain], y[plain])
+
+
+@pytest.mark.parametrize("slots", [[0] * 250 + [1, 2, 3], [0] * 250 + [63], [0, 63], [1] * 99 + [5] * 99], ids=str)
+def test_a_prompt_beside_answers_makes_them_no_dearer(slots: list[int]) -> None:
+    """At most every second row of a product counts for nothing, however rows and slots are spread."""
+    batch = Adapted.all_of(torch.tensor(slots))
+    assert sum(len(rows._gathered) for rows in batch) <= 2 * len(slots)
+    assert sorted(int(row) for rows in batch for row in rows._rows) == list(range(len(slots)))
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan, 1e38])

@@ -2,11 +2,12 @@
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from strategies.engine import Message, NotTrained
+from strategies.engine import Message, NotTrained, Prompt, Tool
 from strategies.session import Session
 from strategies.ttsi.pairs import Pair, PairFormat, example_of
 from strategies.ttsi.uncertainty import calling
@@ -148,3 +149,29 @@ async def test_only_the_answer_is_learnt_to_its_end() -> None:
         )
         example = await example_of(pair, (), None, session)
         assert "".join(map(chr, example.token_ids[-example.learnt :])) == "<cal"
+
+
+class ThinkingEngine(CallingEngine):
+    """Its template writes a thought before an answer: a token, whatever stands in it."""
+
+    OPEN, CLOSE = ord("{"), ord("}")
+    opens = False
+    """Whether it begins answers with one."""
+
+    def added_token(self, text: str) -> int | None:
+        return {"<think>": self.OPEN, "</think>": self.CLOSE}.get(text)
+
+    async def render(self, messages: Sequence[Message], tools: Sequence[Tool] | None = None) -> Prompt:
+        text = "".join(map(chr, (await super().render(messages, tools)).token_ids))
+        return Prompt(tuple(map(ord, text + "{" if self.opens else text.replace("<call", "{}<call"))))
+
+
+async def test_not_to_think_is_not_learnt() -> None:
+    engine = ThinkingEngine([])
+    pair = Pair("Rome?", calling("rain", {}), "rain")
+    async with Session(engine) as session:
+        example = await example_of(pair, (), None, session)
+        assert "".join(map(chr, example.token_ids[-example.learnt :])) == "<call rain><end><assistant>"
+        engine.opens = True
+        with pytest.raises(NotTrained, match="begins answers with a thought"):
+            await example_of(pair, (), None, session)

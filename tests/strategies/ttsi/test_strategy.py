@@ -277,6 +277,57 @@ async def test_an_adapter_that_is_kept_is_found_again() -> None:
     assert len(engine.fitted) == 2
 
 
+async def test_what_one_client_says_about_sampling_is_not_in_an_adapter_that_another_finds() -> None:
+    """Its pair is drawn as for all; what still shapes it is a part of the name."""
+    engine = engine_of(PAIR, PAIR, PAIR, PAIR)
+    strategy = TTSI(TTSIParams(keep="cache", threshold=1))
+    first = await task_of(engine, bad_words=("snow",), top_k=1, repetition_penalty=5.0, extra={"a": 1})
+    await play(strategy, first, Session(engine))
+    pair = engine.requests[0].sampling
+    assert (pair.bad_words, pair.top_k, pair.repetition_penalty, pair.extra) == ((), 0, 1.0, {})
+    await play(strategy, await task_of(engine), Session(engine))
+    assert len(engine.fitted) == 1
+    named = replace(first, tool="rain")
+    seeded = await task_of(engine, seed=7)
+    for count, task in ((2, named), (3, seeded)):
+        await play(strategy, task, Session(engine))
+        assert len(engine.fitted) == count
+    decoded = Session(engine, decode=lambda sampling, continues: replace(sampling, extra={"decoder": "on"}))
+    await play(strategy, await task_of(engine), decoded)
+    assert len(engine.fitted) == 4
+
+
+async def test_pairs_that_the_context_has_no_room_for_are_not_shown() -> None:
+    engine = engine_of(PAIR)
+    task = await task_of(engine)
+    engine.capabilities = replace(engine.capabilities, max_model_len=len(task.prompt) + 60)
+    outcome = await play(TTSI(TTSIParams(mode="in_context")), task, Session(engine))
+    assert outcome.answer == "it is"
+    assert final(engine).prompt == task.prompt
+    assert outcome.data("fallback")
+
+
+@pytest.mark.parametrize("mode", ["self", "in_context"])
+async def test_a_template_that_refuses_what_we_add_leaves_the_served_weights(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take no calls in a conversation, or no two answers in a row."""
+    engine = engine_of(PAIR)
+    task = await task_of(engine, [tool("rain")])
+    render = engine.render
+
+    async def strict(messages: Sequence[Any], tools: Any = None) -> Prompt:
+        if any("tool_calls" in message for message in messages):
+            raise ValueError("no calls here")
+        return await render(messages, tools)
+
+    monkeypatch.setattr(engine, "render", strict)
+    outcome = await play(TTSI(TTSIParams(mode=mode, threshold=1)), task, Session(engine))  # type: ignore[arg-type]
+    assert outcome.answer == "it is"
+    assert "no calls here" in outcome.data("fallback")[0]["reason"]
+    assert not engine.fitted
+
+
 async def test_requests_without_tools_are_judged_by_samples() -> None:
     answers = iter(["4", "4", "5", "4", "6"])
 
