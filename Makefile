@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-ttsi clean
+.PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -60,6 +60,9 @@ bench-deepening: setup ## Iterative deepening against self-consistency, by accur
 
 bench-srgen: setup ## What SRGen costs, against no SRGen and against plain Hugging Face
 	@$(VENV) -m benchmarks.srgen $(ARGS)
+
+bench-training: setup ## How fast trainings are, against a plain trl loop
+	@$(VENV) -m benchmarks.training $(ARGS)
 
 bench-ttsi: setup ## Whether TT-SI pays, by accuracy and seconds, on BFCL and reasoning-gym
 	@$(VENV) -m benchmarks.ttsi $(ARGS)

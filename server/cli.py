@@ -2,6 +2,7 @@
 
 import logging
 import tomllib
+from importlib.metadata import entry_points
 
 import typer
 from pydantic import ValidationError
@@ -62,7 +63,9 @@ def serve(context: typer.Context, **flags: object) -> None:
 
 
 def main() -> None:
-    """Entry point of the command."""
+    """Entry point of the command. Further ones are announced in the entry-point group `redraft.commands`."""
+    for found in entry_points(group="redraft.commands"):
+        app.add_typer(found.load(), name=found.name)
     app()
 
 

@@ -2,14 +2,17 @@ r"""Final answers: what an answer's text comes down to, and whether two of them 
 
 The rule, for kind `auto`:
 1. Text that is JSON, tool calls too, is compared by value.
-2. Text whose last line (or last \boxed{}) holds a number or a LaTeX expression is compared by that, with math-verify.
+2. Text whose last line (or last \boxed{}) holds a number or a LaTeX expression is compared by that, with math-verify;
+   where all that is called the answer is arithmetic, such as `3 + 5 - 2`, by its value.
 3. Any other text is compared whole, without case, punctuation at its ends and runs of white space.
 """
 
+import ast
 import json
 import logging
+import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -29,9 +32,13 @@ def extract_answer(text: str, kind: AnswerKind) -> str:
     if kind == "choice":
         letters = _CHOICE.findall((_MARKED.findall(text) or [""])[-1])[:1] or _CHOICE.findall(text)[-1:]
         return letters[0].upper() if letters else normalise(whole)
-    if (boxed := _last_boxed(text)) is not None:
+    if (boxed := last_boxed(text)) is not None:
         return boxed
     marked = _MARKED.findall(text)
+    if marked:
+        named: str = marked[-1].strip(" .$*")
+        if _is_arithmetic(named):
+            return named
     scope = marked[-1] if marked else text.rsplit("\n", 1)[-1] if kind == "auto" else text
     expressions = _EXPRESSION.findall(scope)
     if expressions:
@@ -93,7 +100,7 @@ def _parse_float(text: str) -> int | float:
     return int(value) if value.is_integer() else value
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
     r"""What stands in the last \boxed{}, with its braces balanced."""
     start = text.rfind(r"\boxed{")
     if start < 0:
@@ -116,7 +123,12 @@ def _is_expression(answer: str) -> bool:
 
 
 def _number(answer: str) -> Fraction | None:
-    """A plain number by value: 1,234 is 1234, $5.00 is 5, 3/4 is 0.75, 50% is 0.5."""
+    """A plain number by value: 1,234 is 1234, $5.00 is 5, 3/4 is 0.75, 50% is 0.5, 3 + 5 - 2 is 6."""
+    if _is_arithmetic(answer):
+        try:
+            return _value(ast.parse(answer.strip(), mode="eval").body)
+        except (SyntaxError, ValueError, ZeroDivisionError):
+            return None
     text = answer.replace(",", "").replace("$", "").replace(" ", "")
     percent = text.endswith("%")
     if not _PLAIN.fullmatch(text.removesuffix("%")):
@@ -125,6 +137,27 @@ def _number(answer: str) -> Fraction | None:
         return Fraction(*(Fraction(part) for part in text.removesuffix("%").split("/"))) / (100 if percent else 1)
     except (ValueError, ZeroDivisionError):  # Python refuses to read thousands of digits.
         return None
+
+
+def _is_arithmetic(answer: str) -> bool:
+    """Numbers and the four operations, and more than one number; `3/4` and `-3` are numbers, `2020-10-12` is a date."""
+    return (
+        len(answer) <= _LONGEST_ARITHMETIC
+        and bool(_ARITHMETIC.fullmatch(answer))
+        and not _PLAIN.fullmatch(answer.replace(" ", ""))
+        and not _DATE.fullmatch(answer)
+    )
+
+
+def _value(node: ast.expr) -> Fraction:
+    """Of arithmetic. Raises ValueError for anything else, ZeroDivisionError."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return Fraction(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_value(node.operand)
+    if isinstance(node, ast.BinOp) and (operation := _OPERATIONS.get(type(node.op))):
+        return operation(_value(node.left), _value(node.right))
+    raise ValueError(ast.dump(node))
 
 
 def _first_equal(answer: str, known: Sequence[str]) -> int | None:
@@ -147,6 +180,16 @@ _LONGEST_EXPRESSION = 400
 _PROSE_WORDS = 3
 """Text of so many words is prose, and is compared whole: math-verify would compare the numbers in it."""
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_LONGEST_ARITHMETIC = 100
+_ARITHMETIC = re.compile(r"(?=.*\d[\s)]*[-+*/])[\d\s()+*/-]+")
+_DATE = re.compile(r"\d+(?:-\d+)+|\d+(?:/\d+)+")
+"""Or what else is written so."""
+_OPERATIONS: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
 _PLAIN = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+(?:\.\d+)?)?")
 _NUMBER = r"-?\$?\d[\d,]*(?:\.\d+)?(?:\s*/\s*\d+(?:\.\d+)?)?%?"
 _EXPRESSION = re.compile(

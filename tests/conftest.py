@@ -1,12 +1,18 @@
 """Fixtures of all tests."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import pytest_asyncio
 
-from tests.engines import save_tiny_model
+from server.settings import Settings
+from tests.engines import SHARED, running_engine, save_tiny_model
 from tests.servers import DEFAULT_MODEL, TINY_MODEL, Server, running_server
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 API_KEYS = ("first-secret", "second-secret")
 MAX_BODY_BYTES = 20_000
@@ -17,6 +23,13 @@ MAX_PROMPT_TOKENS = 1_800
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random two-layer model with one token a byte."""
     return save_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_engine(tiny_model: Path) -> "AsyncIterator[AsyncLLM]":
+    """A real engine on the tiny model, which takes adapters; for tests of one event loop, that of the session."""
+    async with running_engine(tiny_model, Settings(**SHARED), ["--max-lora-rank", "8"]) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

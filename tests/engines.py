@@ -21,11 +21,22 @@ IM_START, IM_END, PAD = "<|im_start|>", "<|im_end|>", "<|pad|>"
 
 CONTEXT_TOKENS = 2048
 
+SHARED: Mapping[str, Any] = {
+    "dtype": "float32",
+    "step_tokens": 64,
+    "max_model_len": 1024,
+    "kv_cache_gib": 0.25,
+    "training": True,
+    "adapter_slots": 3,
+}
+"""Settings of the engine that tests share: it computes prompts in parts of 64 tokens."""
+
 
 @asynccontextmanager
 async def running_engine(folder: Path, settings: Settings, extra: Sequence[str] = ()) -> "AsyncIterator[AsyncLLM]":
     """A real engine on the model in `folder`, started as the server starts it; takes 15 to 30 s."""
     model, hardware = ResolvedModel(str(folder), "tiny", local=True), detect()
+    # Its processes have the environment once they are there; other servers of the same tests are not to have it.
     with pytest.MonkeyPatch.context() as patch:
         for name, value in engine_environment(settings, model, hardware).items():
             patch.setenv(name, value)
@@ -35,10 +46,10 @@ async def running_engine(folder: Path, settings: Settings, extra: Sequence[str] 
         report_pipe()
         arguments = engine_arguments(settings, model, hardware, extra)
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(arguments))
-        try:
-            yield engine
-        finally:
-            engine.shutdown(timeout=0)
+    try:
+        yield engine
+    finally:
+        engine.shutdown(timeout=0)
 
 
 def save_tiny_model(directory: Path) -> Path:

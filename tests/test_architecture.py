@@ -17,6 +17,9 @@ FORBIDDEN = {
 }
 """By package: the packages that no module of it imports, whether at its top, in a function, or for types alone."""
 
+ALLOWED = {"trainer": {"server.models"}}
+"""By package: modules that it may import all the same. What finds a model by its name imports nothing of the server."""
+
 MAY_IMPORT_VLLM = (
     "server/engine/",
     "server/vllm_api.py",
@@ -56,7 +59,7 @@ def violations(root: Path, package: str) -> list[str]:
             for module in imports(path.read_text(encoding="utf-8"), parent)
             if module.split(".")[0] in forbidden
         ]
-    return found
+    return [one for one in found if one.split(": ")[1] not in ALLOWED.get(package, ())]
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -1,4 +1,6 @@
-"""Fits a low-rank adapter to examples: the one piece of code that does, offline or while a request waits.
+"""Adapters: the one place that gives a model one, and how TT-SI fits it while a request waits.
+
+Offline trainings have trl fit theirs (`trainer.fitting`), with batches, preferences and several processes.
 
 Defaults are those of TT-SI (arXiv 2510.07841): rank 8, alpha 16, all linear layers, 5 epochs, batches of one, learning
 rate 1e-4, cosine, warm-up over 3% of the steps. The warm-up ends at the full rate, rather than begin at zero: of five
@@ -9,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -75,7 +77,8 @@ def fit(
     Raises:
         NotFitted: a loss or a weight is not finite.
     """
-    adapted = _with_adapter(model, settings)
+    # There is no dropout to train with.
+    adapted = with_adapter(model, settings.rank, settings.alpha, settings.seed).eval()
     try:
         _descend(adapted, examples, settings, on_step)
         adapted.save_pretrained(str(folder))
@@ -90,13 +93,36 @@ def loss_of(model: torch.nn.Module, example: Example) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), ids[0, -example.learnt :])
 
 
-def _with_adapter(model: PreTrainedModel, settings: LoraSettings) -> PeftModel:
-    config = LoraConfig(task_type="CAUSAL_LM", r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear")
+def with_adapter(model: PreTrainedModel, rank: int, alpha: int, seed: int, tokens: Sequence[int] = ()) -> PeftModel:
+    """A model with a new adapter in all of its linear layers, which alone is trained.
+
+    Args:
+        model: the base weights, which are changed in place.
+        rank: of the adapter.
+        alpha: what the adapter adds is scaled by alpha over rank.
+        seed: of its first weights; no other random number depends on it.
+        tokens: whose rows of the embedding and of the head are trained, too.
+    """
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        target_modules="all-linear",
+        trainable_token_indices=_rows_of(model, tokens) if tokens else None,
+    )
     with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     assert isinstance(adapted, PeftModel)
-    return adapted.eval()  # There is no dropout to train with.
+    return adapted
+
+
+def _rows_of(model: PreTrainedModel, tokens: Sequence[int]) -> dict[str, list[int]]:
+    """Rows of tokens in the embedding, and in the head, which alone says them, where it has weights of its own."""
+    ends: Any = (model.get_input_embeddings(), model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    weights = {id(end.weight): end for end in reversed(ends)}  # Of tied ones the embedding counts.
+    names = {id(module): name.rpartition(".")[2] for name, module in model.named_modules()}
+    return {names[id(end)]: list(tokens) for end in weights.values()}
 
 
 def _descend(

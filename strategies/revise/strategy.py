@@ -76,9 +76,9 @@ class Revise(Strategy):
         if token is None or token in engine.capabilities.end_tokens or token >= engine.capabilities.vocab_size:
             raise InvalidTask(
                 f"this model has no token {p.token!r} of its own, so it was not trained for revise. Train it to say "
-                "one where an attempt of its own is wrong and to go on with a right one (arXiv:2502.14565), serve that "
-                "checkpoint, and name its token in the parameter 'token'; or ask with mode 'prompted', an "
-                "approximation.",
+                "one where an attempt of its own is wrong and to go on with a right one (arXiv:2502.14565; `redraft "
+                "train revise` does), serve that checkpoint, and name its token in the parameter 'token'; or ask with "
+                "mode 'prompted', an approximation.",
                 "strategy",
             )
         if task.sampling.grammar is not None:

@@ -68,6 +68,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         ("The answer is $x^2+1$.\nOk?", "x^2+1"),
         ("Answer: yes, of course.\nI hope this helps!", "yes, of course"),
         ("final ANSWER = 3/4\nthat's it", "3/4"),
+        ("8 - 2 = 6\nThe answer is 3 + 5 - 2.", "3 + 5 - 2"),
+        ("The answer is (1 + 2) * 3", "(1 + 2) * 3"),
+        ("The answer is 3 + 5 apples", "5"),
         # The last line.
         ("First 7.\nThen 6 times 7 makes 42", "42"),
         ("It costs 5 or\nabout $5.00.", "$5.00"),
@@ -128,7 +131,17 @@ def test_extraction_takes_linear_time(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "other"),
-    [("1,234", "1234"), ("$5.00", "5"), ("3/4", "0.75"), ("3 / 4", "3/4"), ("50%", "0.5"), ("-2.50", "-2.5")],
+    [
+        ("1,234", "1234"),
+        ("$5.00", "5"),
+        ("3/4", "0.75"),
+        ("3 / 4", "3/4"),
+        ("50%", "0.5"),
+        ("-2.50", "-2.5"),
+        ("3 + 5 - 2", "6"),
+        ("3 + 5 * 2", "(4 + 9)"),
+        ("(1 - 2)/4", "-0.25"),
+    ],
 )
 async def test_plain_numbers_are_the_same_by_value(answer: str, other: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "judged", no_judge)

@@ -11,10 +11,9 @@ import pytest
 import pytest_asyncio
 import torch
 
-from server.settings import Settings
 from strategies.engine import Example, NotTrained, Prompt, Sampling, Training
 from strategies.session import Session
-from tests.engines import running_engine
+from tests.engines import SHARED
 from tests.strategies.srgen.test_engine import prompts
 
 if TYPE_CHECKING:
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
     from server.engine.adapters import Adapters
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-SLOTS, RANK, TOKENS = 3, 8, 24
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+SLOTS, RANK, TOKENS = SHARED["adapter_slots"], 8, 24
 TRAINING = Training(RANK, 16, 1, 1e-3, "cosine", 0.03)
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -63,13 +62,9 @@ def save(model: Path, folder: Path, seed: int, targets: list[str], rank: int) ->
     get_peft_model(base, config).save_pretrained(str(folder))
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(tiny_model: Path) -> "AsyncIterator[AsyncLLM]":
-    settings = Settings(
-        dtype="float32", step_tokens=64, max_model_len=512, kv_cache_gib=0.05, training=True, adapter_slots=SLOTS
-    )
-    async with running_engine(tiny_model, settings, ["--max-lora-rank", str(RANK)]) as running:
-        yield running
+@pytest.fixture
+def client(shared_engine: "AsyncLLM") -> "AsyncLLM":
+    return shared_engine
 
 
 @pytest.fixture
@@ -77,7 +72,7 @@ def writer(tiny_model: Path) -> Writer:
     return Writer(tiny_model)
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def adapters(client: "AsyncLLM", writer: Writer, tmp_path: Path) -> "AsyncIterator[Adapters]":
     from server.engine.adapters import Adapters
 

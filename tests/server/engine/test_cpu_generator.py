@@ -1,24 +1,21 @@
 import asyncio
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 
 from server.engine.cpu_generator import PLUGIN_NAME, patch, register
-from server.settings import Settings
-from tests.engines import running_engine
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
 REQUESTS = 64
-PROMPT_TOKENS = 900
-STEP_TOKENS = 256
+PROMPT_TOKENS = 225
 
 
 @pytest.fixture
@@ -123,26 +120,21 @@ class Answers:
     alive: bool
 
 
-@pytest.fixture(scope="module")
-def answers(tiny_model: Path) -> Answers:
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def answers(shared_engine: "AsyncLLM") -> Answers:
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         pytest.skip("a GPU's generators know their offset")
-    return asyncio.run(ask(tiny_model))
-
-
-async def ask(model: Path) -> Answers:
-    settings = Settings(dtype="float32", kv_cache_gib=0.25, step_tokens=STEP_TOKENS)
-    async with running_engine(model, settings) as engine:
-        # First, so that no prefix is cached and every prompt takes four steps.
-        alone = [await answer(engine, seed) for seed in range(4)]
-        await engine.reset_prefix_cache()
-        together = await asyncio.gather(*(answer(engine, seed) for seed in range(REQUESTS)))
-        # Everything but the last few prompt tokens is cached now, so nothing is split.
-        cached = [await answer(engine, seed) for seed in range(60, REQUESTS)]
-        await engine.check_health()
-        return Answers(alone, together, cached, alive=not engine.errored)
+    engine = shared_engine
+    # First, so that no prefix is cached and every prompt takes four steps.
+    alone = [await answer(engine, seed) for seed in range(4)]
+    await engine.reset_prefix_cache()
+    together = await asyncio.gather(*(answer(engine, seed) for seed in range(REQUESTS)))
+    # Everything but the last few prompt tokens is cached now, so nothing is split.
+    cached = [await answer(engine, seed) for seed in range(60, REQUESTS)]
+    await engine.check_health()
+    return Answers(alone, together, cached, alive=not engine.errored)
 
 
 async def answer(engine: "AsyncLLM", seed: int) -> list[int]:

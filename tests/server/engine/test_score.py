@@ -2,34 +2,29 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 
-from server.settings import Settings
 from strategies.engine import Cost, Prompt, Sampling
 from strategies.session import Exhausted, Session
-from tests.engines import running_engine
+from tests.engines import SHARED
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from server.engine.embedded import EmbeddedEngine
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
-BLOCK, CONTEXT = 32, 512
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+BLOCK, CONTEXT = 32, SHARED["max_model_len"]
 TOLERANCE = 1e-5
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def client(tiny_model: Path) -> "AsyncIterator[AsyncLLM]":
-    """Computes prompts in parts of 48 tokens."""
-    settings = Settings(dtype="float32", step_tokens=48, max_model_len=CONTEXT, kv_cache_gib=0.05)
-    async with running_engine(tiny_model, settings) as running:
-        yield running
+@pytest.fixture
+def client(shared_engine: "AsyncLLM") -> "AsyncLLM":
+    return shared_engine
 
 
 @pytest.fixture(scope="module")

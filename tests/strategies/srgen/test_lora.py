@@ -1,26 +1,22 @@
 """SRGen beside LoRA: an adapted request is corrected as the adapted model would be, its neighbour as the plain one."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import pytest_asyncio
 import torch
 
 from benchmarks import hf_srgen
-from server.settings import Settings
 from strategies.engine import Generation, Prompt
 from strategies.session import Session
 from strategies.srgen import SRGen, SRGenParams
-from tests.engines import running_engine
 from tests.strategies.srgen.test_engine import FORCED, TOKENS, assert_same, engine_of, prompts, sampling_of
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 def adapted(folder: Path) -> Any:
@@ -46,11 +42,9 @@ def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_adapter(tiny_model, tmp_path_factory.mktemp("adapter"), targets, seed=1)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def engine(tiny_model: Path) -> "AsyncIterator[AsyncLLM]":
-    settings = Settings(dtype="float32", step_tokens=64, max_model_len=512, kv_cache_gib=0.05, enable_lora=True)
-    async with running_engine(tiny_model, settings, ["--max-lora-rank", "8"]) as running:
-        yield running
+@pytest.fixture
+def engine(shared_engine: "AsyncLLM") -> "AsyncLLM":
+    return shared_engine
 
 
 async def generate(client: "AsyncLLM", prompt: list[int], adapter: Any) -> Generation:

@@ -1,0 +1,38 @@
+"""Models as they are trained: layers that stay, and tokens that come."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, FalconConfig, GPT2Config, OPTConfig
+
+from trainer.loading import add_token, freeze
+from trainer.settings import FitSettings
+
+NEW = 259
+"""What a new token of the tiny tokenizer gets."""
+
+
+@pytest.mark.parametrize("kind", [GPT2Config, OPTConfig, FalconConfig])
+def test_layers_of_any_family_are_frozen(kind: Any) -> None:
+    config = kind(vocab_size=32, hidden_size=16, num_hidden_layers=4, num_attention_heads=2)
+    models: Any = AutoModelForCausalLM
+    model = models.from_config(config)
+    freeze(model, FitSettings(frozen=0.5), None)
+    frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+    assert {re.search(r"\.(\d)\.", name)[1] for name in frozen} == {"0", "1"}  # type: ignore[index]
+    assert all(re.search(r"\.[01]\.", name) for name in frozen)
+
+
+def test_a_new_token_of_a_padded_vocabulary(tiny_model: Path) -> None:
+    """It begins as the mean of the tokenizer's others, not as padding, or with it."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    model.resize_token_embeddings(300, mean_resizing=False)
+    weight = model.lm_head.weight
+    with torch.no_grad():
+        weight[NEW:] = 100.0
+    assert add_token(model, tokenizer, "<|refine|>") == NEW
+    assert len(weight) == 300
+    torch.testing.assert_close(weight[NEW], weight[:NEW].mean(0))
