@@ -61,3 +61,18 @@ def guarded_server(tiny_model: Path) -> Iterator[Server]:
     keys = [part for key in API_KEYS for part in ("--api-key", key)]
     with running_server([*given, *keys], model=TINY_MODEL, api_key=API_KEYS[0]) as running:
         yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Has pytest-xdist run what shares an engine in one process, so that it is started once; else a file at a time.
+
+    Files that start engines, which takes long, come first: what is short then fills the gaps.
+    """
+    for item in items:
+        shared = next((name for name in ("server", "shared_engine") if name in item.fixturenames), None)
+        item.add_marker(pytest.mark.xdist_group(shared or item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: not STARTERS & vars(item.module).keys())
+
+
+STARTERS = {"running_engine", "running_server", "ServerProcess", "Server", "subprocess"}
+"""One of them is imported by each file that starts a process."""

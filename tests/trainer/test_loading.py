@@ -36,3 +36,14 @@ def test_a_new_token_of_a_padded_vocabulary(tiny_model: Path) -> None:
     assert add_token(model, tokenizer, "<|refine|>") == NEW
     assert len(weight) == 300
     torch.testing.assert_close(weight[NEW], weight[:NEW].mean(0))
+
+
+def test_a_row_learns_in_the_head_alone_where_layers_are_frozen(tiny_model: Path) -> None:
+    """No gradient goes through frozen layers, which would cost as much as theirs."""
+    for frozen, inputs in ((0.0, True), (0.5, False)):
+        models: Any = AutoModelForCausalLM
+        model = models.from_pretrained(tiny_model)
+        freeze(model, FitSettings(frozen=frozen, freeze_embeddings=True), 7)
+        model(input_ids=torch.tensor([[1, 2, 7]])).logits.log_softmax(-1)[0, -1, 7].backward()
+        assert model.lm_head.weight.grad[7].any()
+        assert (model.get_input_embeddings().weight.grad is not None) == inputs

@@ -131,24 +131,24 @@ def test_rows_of_the_stages(run: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(run: Path) -> Iterator[Server]:
+def served(run: Path) -> Iterator[Server]:
     """The checkpoint, served as it is."""
     flags = ["--model", str(run / "correct/fit/model"), "--served-model-name", NAME, *FLAGS]
     with running_server(flags, model=NAME) as running:
         yield running
 
 
-def test_the_checkpoint_refines(run: Path, model: Path, server: Server) -> None:
+def test_the_checkpoint_refines(run: Path, model: Path, served: Server) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(run / "correct/fit/model")
     (refine,) = tokenizer.encode("<|refine|>")
     assert refine == len(AutoTokenizer.from_pretrained(model))
-    with server.http as http:
+    with served.http as http:
         tokens = http.post("/tokenize", json={"model": NAME, "prompt": "<|refine|>"}).json()["tokens"]
     assert tokens == [refine]
-    ask = server.client.chat.completions.create
+    ask = served.client.chat.completions.create
     messages: Any = [{"role": "user", "content": "What is 2 + 2?"}]
     for strategy in ("revise", "revise+srgen"):
-        answer = ask(model=server.alias(strategy), messages=messages, max_tokens=8, temperature=1.0, seed=1)
+        answer = ask(model=served.alias(strategy), messages=messages, max_tokens=8, temperature=1.0, seed=1)
         assert answer.choices[0].message.content
         notes = answer.model_extra["strategy"]["notes"]  # type: ignore[index]
         verified = [note for note in notes if note["kind"] == "verified"]
@@ -156,16 +156,16 @@ def test_the_checkpoint_refines(run: Path, model: Path, server: Server) -> None:
 
 
 def test_sampling_that_was_killed_goes_on(
-    run: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.sampling.served", lambda *_: nullcontext(server.url))
+    monkeypatch.setattr("trainer.sampling.served", lambda *_: nullcontext(served.url))
     asked_of, model = Artefact.read(run / "held-out"), Model.fitted(Artefact.read(run / "correct/fit"))
     settings, serve = SampleSettings(samples=3, max_tokens=8), ServeSettings(at_once=2)
     whole = sample(tmp_path / "whole", model, asked_of, settings, serve, Console(quiet=True))
     lines = whole.log("samples.jsonl").path.read_text().splitlines(keepends=True)
     assert len(lines) == 4
     killed = cut_after_two(whole, tmp_path / "killed", "samples.jsonl")
-    before = server.settled().total(GENERATION_TOKENS)
+    before = served.settled().total(GENERATION_TOKENS)
     again = sample(killed, model, asked_of, settings, serve, Console(quiet=True))
     found = again.log("samples.jsonl")
     assert found.path.read_text().startswith(lines[0] + lines[1])
@@ -173,7 +173,7 @@ def test_sampling_that_was_killed_goes_on(
     by_problem = {line["problem"]: line for line in whole.log("samples.jsonl").read()}
     assert {line["problem"]: line for line in found.read()} == by_problem
     new = [token for line in found.read()[2:] for one in line["samples"] for token in one["token_ids"]]
-    assert server.settled().total(GENERATION_TOKENS) - before == len(new)
+    assert served.settled().total(GENERATION_TOKENS) - before == len(new)
 
 
 def cut_after_two(whole: Artefact, folder: Path, name: str) -> Path:
@@ -187,16 +187,16 @@ def cut_after_two(whole: Artefact, folder: Path, name: str) -> Path:
 
 
 def test_an_evaluation_that_was_killed_goes_on(
-    run: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluate.served", lambda *_: nullcontext(server.url))
+    monkeypatch.setattr("trainer.evaluate.served", lambda *_: nullcontext(served.url))
     asked_of, model = Artefact.read(run / "held-out"), Model.fitted(Artefact.read(run / "correct/fit"))
     settings, serve = EvaluateSettings(samples=3, max_tokens=8), ServeSettings(at_once=2)
 
     def go_on(folder: Path) -> tuple[Artefact, float]:
-        before = server.settled().total(REQUESTS)
+        before = served.settled().total(REQUESTS)
         made = evaluate(folder, model, asked_of, settings, "math", serve, Console(quiet=True))
-        return made, server.settled().total(REQUESTS) - before
+        return made, served.settled().total(REQUESTS) - before
 
     whole, requests = go_on(tmp_path / "whole")
     assert (whole.facts["problems"], requests) == (4, 8)
