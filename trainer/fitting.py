@@ -7,8 +7,9 @@ is given checkpoints, from which a killed run goes on, and in the end one that v
 import json
 import math
 import os
+import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,10 @@ from accelerate.utils import (  # type: ignore[import-untyped]
 )
 from datasets import Dataset, concatenate_datasets  # type: ignore[import-untyped]
 from peft import PeftModel
+from torch.utils.data import Sampler
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -124,6 +127,30 @@ class Saving(TrainerCallback):
         return control
 
 
+class Order(Sampler[int]):
+    """Rows of a like length side by side, so that little of a batch is padding.
+
+    An epoch's order depends on the seed and the epoch alone, so that a killed run goes on with the rows that it has not
+    seen; that of transformers' own sampler depends on all that was drawn before. The epoch is the trainer's: accelerate
+    tells it to no sampler of several processes that skip what they have seen.
+    """
+
+    def __init__(self, trainer: Any, settings: FitSettings) -> None:
+        self._trainer = trainer
+        self._settings = settings
+        self._lengths: list[int] = list(trainer.train_dataset["length"])
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        draw = random.Random(f"{self._settings.seed} {int(self._trainer.state.epoch or 0)}")
+        generator = torch.Generator().manual_seed(draw.getrandbits(63))
+        yield from get_length_grouped_indices(  # type: ignore[no-untyped-call]
+            self._lengths, self._settings.batch, generator=generator
+        )
+
+
 def trainer_of(
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
@@ -155,9 +182,6 @@ def trainer_of(
         "use_cpu": not torch.cuda.is_available(),
         "ddp_backend": "gloo" if settings.processes > 1 and not torch.cuda.is_available() else None,
         "gradient_checkpointing": settings.checkpointing,
-        # Rows of a like length, so that little of a batch is padding.
-        "train_sampling_strategy": "group_by_length",
-        "length_column_name": "length",
         "max_length": None,
         "dataloader_pin_memory": torch.cuda.is_available(),
     }
@@ -176,20 +200,22 @@ def trainer_of(
             loss_type=[name for name, weight in weights.items() if weight],
             loss_weights=[weight for weight in weights.values() if weight],
             precompute_ref_log_probs=True,
-            # Else it would not find the lengths.
-            remove_unused_columns=False,
         )
         # Else, where it shards, trl reads a reference from the disk, which knows no new token.
         sharded = parse_flag_from_env("ACCELERATE_USE_FSDP")
         reference = deepcopy(model) if sharded and not isinstance(model, PeftModel) else None
         trainer = RowsDPO(model, reference, config, train_dataset=data, processing_class=tokenizer, callbacks=callbacks)
         trainer.ref_model = None  # It has said all that it is asked.
+        if isinstance(model, PeftModel) and "ref" in model.peft_config:
+            # So has trl's copy of an adapter. Of a checkpoint with both, transformers would load the copy alone.
+            model.delete_adapter("ref")
     else:
         data = Dataset.from_list([_sft(row) for row in rows])
         trainer = SFTTrainer(
             model, args=SFTConfig(**common), train_dataset=data, processing_class=tokenizer, callbacks=callbacks
         )
         forward.install(inner_of(trainer.model), pairs=False)
+    trainer._get_train_sampler = lambda dataset: Order(trainer, settings)
     return trainer
 
 

@@ -1,6 +1,6 @@
 """Whether an answer is right, by a task's own measure. What is graded is text that a model wrote: it is never run.
 
-math    math-verify, on the last answer in the text
+math    math-verify, on the last answer in the text; where words are wanted, as text
 exact   the last answer in the text, letter by letter but for case and white space
 gym     reasoning-gym's own scorer, on the last answer in the text
 """
@@ -33,6 +33,8 @@ LONGEST = 4000
 PROBED = 8
 """Problems of which the own answers are graded, to see that a grader can."""
 _MARK = re.compile(r"(?i)answer(?:\s+is\b|\s*:)\s*")
+_WORDS = re.compile(r"(?s)(?=.*[^\W\d_]{2})[^\d\\+*^=<>]*")
+"""Two letters side by side, and neither numbers, LaTeX, nor what stands in formulas alone."""
 _FUNCTIONS = ("sin", "cos", "tan", "asin", "acos", "atan", "log", "ln", "exp", "sqrt", "Abs")
 """All that a formula may call."""
 
@@ -72,11 +74,15 @@ def _says(answer: str, problem: Problem, grader: Grader, score: Any) -> bool:
     if grader == "exact" or answer == wanted:
         return answer.casefold().split() == wanted.casefold().split()
     if grader == "math":
+        if _WORDS.fullmatch(wanted) and "\\" not in answer:
+            # Math-verify takes words for products of their letters: no would be on, and Paris Pairs.
+            one, other = ("".join(text.casefold().split()) for text in (answer, wanted))
+            return one == other
         from math_verify import parse, verify  # type: ignore[import-untyped]
 
-        # Its time-outs take signals; this process has one of its own.
-        gold, found = (parse(f"${one}$", parsing_timeout=None) for one in (wanted, answer))
-        return bool(verify(gold, found, timeout_seconds=None))
+        # A formula as it is, or wherever it stands in a sentence. Time-outs take signals; this process has its own.
+        gold, *found = (parse(one, parsing_timeout=None) for one in (f"${wanted}$", f"${answer}$", answer))
+        return any(verify(gold, one, timeout_seconds=None) for one in found)
     return bool(score(answer, problem.entry) >= 1)
 
 

@@ -64,12 +64,15 @@ def answer_of(branch: Attempts) -> Mapping[str, Any] | None:
 
 
 async def winner(branches: Sequence[Attempts], weighted: bool) -> bool:
-    """Whether the heaviest of some branches' answers is right; of equals the first. The strategy's own vote."""
+    """Whether the heaviest of some branches' answers is right; of equals the first. The strategy's own vote, but that
+    what says nothing has a vote only where all say nothing.
+    """
     answers = [answer for answer in map(answer_of, branches) if answer is not None]
     texts: list[str] = []
     weights: list[float] = []
     rights: list[bool] = []
-    for answer in [one for one in answers if one["confidence"] is not None] or answers:
+    verified = [one for one in answers if one["confidence"] is not None]
+    for answer in verified or [one for one in answers if one["text"]] or answers:
         weight = float(answer["confidence"] or 0) if weighted else 1.0
         text = extract_answer(answer["text"], "auto")
         same = await find_same(text, texts, "auto")
@@ -116,12 +119,12 @@ class Outcomes:
         return self._after(False)
 
     def auroc_value(self) -> float:
-        """Of the confidence in all sampled first attempts that were not cut."""
+        """Of the confidence in all sampled first attempts that were verified."""
         found = self.first_samples()
         return auroc([one["confidence"] for one in found], [one["right"] for one in found])
 
     def auroc(self) -> Measure:
-        """Of the confidence in sampled first attempts that were not cut; problems are resampled whole."""
+        """Of the confidence in sampled first attempts that were verified; problems are resampled whole."""
         found = [
             ([one["confidence"] for one in firsts], [one["right"] for one in firsts]) for firsts in self._verified()
         ]
@@ -134,10 +137,14 @@ class Outcomes:
 
     def cut(self) -> int:
         """How many sampled first attempts came to no end."""
-        return sum(len(branches) for branches in self._sampled()) - len(self.first_samples())
+        return sum(bool(text) for text in self._unverified())
+
+    def empty(self) -> int:
+        """How many said nothing, which the strategy does not verify either."""
+        return sum(not text for text in self._unverified())
 
     def first_samples(self) -> list[Mapping[str, Any]]:
-        """All sampled first attempts that were not cut."""
+        """All sampled first attempts that were verified: neither cut nor empty."""
         return [one for firsts in self._verified() for one in firsts]
 
     def votes(self, samples: int, weighted: bool) -> list[float]:
@@ -184,6 +191,9 @@ class Outcomes:
 
     def _verified(self) -> list[list[Mapping[str, Any]]]:
         return [[b[0] for b in branches if b and b[0]["confidence"] is not None] for branches in self._sampled()]
+
+    def _unverified(self) -> list[str]:
+        return [b[0]["text"] for branches in self._sampled() for b in branches if b and b[0]["confidence"] is None]
 
     def _greedy(self) -> list[Attempts]:
         return [(line["greedy"]["branches"] or [[]])[0] for line in self.lines]

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
-from trainer.artefacts import Artefact, digest_of
+from trainer.artefacts import Artefact, ArtefactError, digest_of
 from trainer.grading import Grader, check
 from trainer.tasks import Problem, TaskError, path_of, problems
 
 PROBLEMS = "problems.jsonl"
+MORE = (2, 8, 32)
+"""Times as many problems as are wanted, which are drawn until enough of them are different."""
 
 
 def draw_problems(
@@ -19,7 +21,7 @@ def draw_problems(
     without: Mapping[str, Artefact] = {},
     grader: Grader | None = None,
 ) -> Artefact:
-    """Problems of a task, none of them twice, and none that others have.
+    """Problems of a task, none of them twice, in whichever words, and none that others have.
 
     Args:
         folder: of the artefact.
@@ -36,16 +38,18 @@ def draw_problems(
     artefact = Artefact.open(folder, "problems", made, without)
     if artefact.complete:
         return artefact
-    seen = {problem.question for other in without.values() for problem in problems_of(other)}
-    others = len(seen)
+    others = {problem.key for other in without.values() for problem in problems_of(other)}
     found: list[Problem] = []
-    # More than are wanted: small tasks ask the same thing again and again.
-    for problem in problems(task, count + len(seen) + count // 2, seed):
-        if problem.question not in seen and len(found) < count:
-            seen.add(problem.question)
-            found.append(problem)
+    # Small tasks ask the same thing again and again.
+    for times in MORE:
+        wanted = (count + len(others)) * times
+        drawn = problems(task, wanted, seed)
+        by_key = {problem.key: problem for problem in reversed(drawn) if problem.key not in others}
+        found = [problem for problem in drawn if by_key.get(problem.key) is problem][:count]
+        if len(found) == count or len(drawn) < wanted:
+            break
     if not found:
-        raise TaskError(f"{task} has no problem beside the {others} that {', '.join(without) or 'nothing'} took")
+        raise TaskError(f"{task} has no problem beside the {len(others)} that {', '.join(without) or 'nothing'} took")
     if grader is not None:
         check(found, grader, task)
     artefact.log(PROBLEMS).write(iter([asdict(problem) for problem in found]))
@@ -61,3 +65,23 @@ def source_of(task: str) -> dict[str, str]:
 def problems_of(artefact: Artefact) -> list[Problem]:
     """What `draw_problems` drew."""
     return [Problem(**line) for line in artefact.log(PROBLEMS).read()]
+
+
+def check_held_out(asked_of: Artefact, model: Artefact | None) -> None:
+    """Raises ArtefactError if a model has learnt from a problem that it is to be measured on, as far as can be seen."""
+    keys = {problem.key for problem in problems_of(asked_of)}
+    waiting, seen = [] if model is None else [model], set()
+    while waiting:
+        one = waiting.pop()
+        if one.manifest["step"] == "problems":
+            if known := keys & {problem.key for problem in problems_of(one)}:
+                raise ArtefactError(
+                    f"{len(known)} of {len(keys)} problems of {asked_of.folder} are among those that the model has"
+                    f" learnt from, in {one.folder.resolve()}: draw others, with --without"
+                )
+            continue  # Its parents are problems that are not among them.
+        for name in one.manifest["parents"]:
+            parent = one.parent(name)
+            if parent is not None and parent.digest not in seen:
+                seen.add(parent.digest)
+                waiting.append(parent)

@@ -14,6 +14,9 @@ from trainer.artefacts import Artefact, ArtefactError
 from trainer.evaluate import OUTCOMES
 from trainer.measures import Measure, Outcomes
 
+OF_MODEL = ("model", "revision", "weights")
+"""Settings of an evaluation that say what is evaluated, rather than how."""
+
 
 def write_report(
     folder: Path, name: str, evaluations: Mapping[str, Artefact], trained: Mapping[str, int] | None = None
@@ -24,14 +27,14 @@ def write_report(
         folder: where to.
         name: of the files.
         evaluations: by label. The last is compared with all others.
-        trained: tokens that each was trained on, behind what all begin with.
+        trained: tokens that each was trained on, behind what all begin with; what is not known is left out.
 
     Raises:
-        ArtefactError: they are of different problems.
+        ArtefactError: they are of different problems, or were asked in different ways.
     """
+    settings = _common(evaluations)
     outcomes = joined({label: found.log(OUTCOMES).read() for label, found in evaluations.items()})
     *_, newest = outcomes
-    settings = next(iter(evaluations.values())).settings
     _plot(outcomes, folder / f"{name}.png")
     path = folder / f"{name}.md"
     problems = len(outcomes[newest].lines)
@@ -40,12 +43,12 @@ def write_report(
         path,
         [
             f"# {name}: {problems} held-out problems",
-            facts_table({key: value for key, value in settings.items() if key != "model"}),
+            facts_table(settings),
             "## One answer",
-            ONE_ANSWER,
+            f"{ONE_ANSWER} {TRAINED}" if trained else ONE_ANSWER,
             table(
-                ["checkpoint", "trained on", "first answer", "after refining", "thought again"],
-                [[label, f"{(trained or {}).get(label, 0):,}", *_one(found)] for label, found in outcomes.items()],
+                ["checkpoint", *(["trained on"] if trained else []), "first answer", "after refining", "thought again"],
+                [[label, *_trained(trained, label), *_one(found)] for label, found in outcomes.items()],
             ),
             FLIPS,
             table(
@@ -55,9 +58,9 @@ def write_report(
             "## Verification",
             VERIFICATION,
             table(
-                ["checkpoint", "AUROC of the confidence", "sampled first answers", "cut"],
+                ["checkpoint", "AUROC of the confidence", "sampled first answers", "cut", "empty"],
                 [
-                    [label, str(found.auroc()), str(found.sampled_first()), str(found.cut())]
+                    [label, str(found.auroc()), str(found.sampled_first()), str(found.cut()), str(found.empty())]
                     for label, found in outcomes.items()
                 ],
             ),
@@ -100,6 +103,30 @@ def joined(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Outcom
             raise ArtefactError(f"{label} was evaluated on other problems than {next(iter(lines))}")
         found[label] = Outcomes([by_problem[problem] for problem in order])
     return found
+
+
+def _common(evaluations: Mapping[str, Artefact]) -> dict[str, Any]:
+    """How all were asked. Raises ArtefactError if that, or what they were asked, differs: problems of different tasks
+    have the same ids.
+    """
+    (first, wanted), *others = [
+        (label, {"problems": found.manifest["parents"].get("problems")} | _asked(found))
+        for label, found in evaluations.items()
+    ]
+    for label, made in others:
+        keys = [key for key in {**wanted, **made} if wanted.get(key) != made.get(key)]
+        if keys:
+            differs = "; ".join(f"{key} is {made.get(key)!r}, not {wanted.get(key)!r}" for key in keys)
+            raise ArtefactError(f"{label} was evaluated otherwise than {first}: {differs}")
+    return _asked(next(iter(evaluations.values())))
+
+
+def _asked(evaluation: Artefact) -> dict[str, Any]:
+    return {key: value for key, value in evaluation.settings.items() if key not in OF_MODEL}
+
+
+def _trained(trained: Mapping[str, int] | None, label: str) -> list[str]:
+    return [f"{trained[label]:,}" if label in trained else "unknown"] if trained else []
 
 
 def sizes(samples: int) -> list[int]:
@@ -203,13 +230,15 @@ def roc(confidences: Sequence[float], right: Sequence[bool]) -> list[tuple[float
 
 
 ONE_ANSWER = """Greedy: the first attempt, and what the client gets, which is another attempt where the checkpoint \
-chose to refine. Tokens of training are those behind what all begin with. Intervals are 95%, by resampling problems."""
+chose to refine. Intervals are 95%, by resampling problems."""
+TRAINED = "Tokens of training are those behind what all begin with."
 FLIPS = """Of the same greedy answers: what refining changed. p is McNemar's exact test of the two flips; CL is the \
 share of right first answers that stay right, CS that of wrong ones that become right."""
 EQUAL = """As many samples for each checkpoint as so many tokens pay for, refining and scoring too; of a fraction, \
 between the whole numbers beside it. Tokens for a problem:"""
 AGAINST = """Differences problem by problem, with McNemar's exact tests, not corrected for their number."""
 VERIFICATION = """The confidence in an attempt is P(end) behind it. AUROC is how often a right sampled first attempt \
-is held for surer than a wrong one; 0.5 is chance. Those that were cut at the most tokens are left out."""
+is held for surer than a wrong one; 0.5 is chance. Those that were cut at the most tokens, and empty ones, are left \
+out; they count as sampled first answers."""
 VOTES = """Of the last attempts of so many samples. Tokens are all that the engine generated for them, refining and \
 scoring too."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
@@ -16,9 +16,14 @@ from trainer.models import Model, template_of
 from trainer.problems import draw_problems
 from trainer.sampling import SampleSettings, sample
 from trainer.serving import ServeSettings
+from trainer.settings import FitSettings
+from trainer.tasks import TaskError
 
 if TYPE_CHECKING:
     from trainer.rows import Row, Template
+
+
+Step = TypeVar("Step", SampleSettings, EvaluateSettings, FitSettings)
 
 
 class RecipeSettings(BaseModel):
@@ -32,7 +37,7 @@ class RecipeSettings(BaseModel):
     held_out: int = Field(1000, ge=1, description="Problems that no step trains on.")
     grader: Grader | None = Field(None, description="math, exact or gym; by default the task's.")
     token: str = Field("<|refine|>", description="The refine token; one that the tokenizer has stays as it is.")
-    seed: int = Field(0, description="Of problems, samples and trainings.")
+    seed: int = Field(0, description="Of problems; the seeds of samples and trainings are added to it.")
     serve: ServeSettings = Field(ServeSettings(), description="Of sampling and evaluating.")
 
 
@@ -60,17 +65,24 @@ class Run:
             self._step("held-out"), task, s.held_out, s.seed + 1_000_003, grader=s.grader or grader_of(task)
         )
 
-    def problems(self, name: str, count: int, seed: int) -> Artefact:
-        """Problems to learn from: none is held out, and none is another step's."""
+    def problems(self, name: str, count: int, seed: int, *, at_most: bool = False) -> Artefact:
+        """So many problems to learn from, or at most: none is held out, and none is another step's."""
         if not self._drawn:
             self._drawn["held-out"] = self.held_out
         folder, s = self._step(name), self.settings
         drawn = draw_problems(folder, s.task, count, s.seed + seed, dict(self._drawn), self.grader)
+        if (found := drawn.facts["problems"]) < count and not at_most:
+            others = sum(other.facts["problems"] for other in self._drawn.values())
+            raise TaskError(
+                f"{name}: {s.task} has {found} problems beside the {others} of {', '.join(self._drawn)}, and {count}"
+                " are wanted: lower held_out or the numbers of problems, in another folder"
+            )
         self._drawn[name] = drawn
         return drawn
 
     def sample(self, name: str, model: Model, problems: Artefact, settings: SampleSettings) -> Artefact:
         """Answers of a model."""
+        settings = self._seeded(settings)
         return sample(self._step(name), model, problems, settings, self.settings.serve, self.console)
 
     def grade(self, name: str, samples: Artefact, problems: Artefact, refine: int | None = None) -> Artefact:
@@ -89,15 +101,15 @@ class Run:
         made = {**self.base.settings, **settings}
         return steps.write_rows(self._step(name), made, parents, rows)
 
-    def fit(self, name: str, model: Model, rows: Artefact, settings: Any, token: str | None = None) -> Model:
+    def fit(self, name: str, model: Model, rows: Artefact, settings: FitSettings, token: str | None = None) -> Model:
         """A checkpoint of rows."""
-        return steps.fit(self._step(name), model, rows, settings, self.console, token)
+        return steps.fit(self._step(name), model, rows, self._seeded(settings), self.console, token)
 
     def evaluate(self, name: str, model: Model, settings: EvaluateSettings) -> Artefact:
         """What a checkpoint makes of the problems that were held out."""
         s, asked_of = self.settings, self.held_out
         grader = s.grader or grader_of(asked_of.settings["task"])
-        return evaluate(self._step(name), model, asked_of, settings, grader, s.serve, self.console)
+        return evaluate(self._step(name), model, asked_of, self._seeded(settings), grader, s.serve, self.console)
 
     def made(self, name: str) -> Artefact:
         """What an earlier step made."""
@@ -112,6 +124,9 @@ class Run:
     def refine(self) -> int:
         """The id of the refine token."""
         return self.template.id_of(self.settings.token)
+
+    def _seeded(self, settings: Step) -> Step:
+        return settings.model_copy(update={"seed": self.settings.seed + settings.seed})
 
     def _step(self, name: str) -> Path:
         folder = self.folder / name

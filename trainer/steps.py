@@ -1,6 +1,7 @@
 """The steps that recipes are made of. Each makes one artefact from others, and goes on where a killed one stopped."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,9 @@ def fit(folder: Path, model: Model, rows: Artefact, settings: Any, console: Cons
         }
         write_whole(folder / "inputs.json", json.dumps(inputs))
         command = [sys.executable, "-m", *_launcher(settings.processes), "trainer.fitting", str(folder)]
-        status = subprocess.run(bound(command), check=False).returncode
+        status = subprocess.run(
+            bound(command), env=_environment(settings.processes, os.environ), check=False
+        ).returncode
         if status != 0:
             raise ArtefactError(f"{folder}: the training ended with status {status}; the same command goes on with it")
         facts = {"rows": rows.facts["rows"], "tokens": rows.facts["tokens"]}
@@ -129,6 +132,14 @@ def fit(folder: Path, model: Model, rows: Artefact, settings: Any, console: Cons
         shutil.rmtree(folder / "steps", ignore_errors=True)
     console.print(f"[green]fitted:[/green] {Model.fitted(artefact).path}", highlight=False, soft_wrap=True)
     return Model.fitted(artefact)
+
+
+def _environment(processes: int, given: Mapping[str, str]) -> dict[str, str]:
+    """Of a training. One process sees one GPU: transformers would have it use all, each for a batch as large."""
+    if processes > 1:
+        return dict(given)
+    first = given.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    return {**given, "CUDA_VISIBLE_DEVICES": first}
 
 
 def _launcher(processes: int) -> list[str]:

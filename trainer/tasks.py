@@ -44,6 +44,13 @@ class Problem:
     """What reasoning-gym's own scorer wants to know."""
 
     @property
+    def key(self) -> str:
+        """Alike for problems that ask for the same thing: no two of them are on either side of a split."""
+        if self.entry is not None and (same := KEYS.get(self.entry["metadata"].get("source_dataset", ""))):
+            return json.dumps(same(self.entry))
+        return " ".join(self.question.casefold().split())
+
+    @property
     def worked(self) -> str:
         """An answer as a model should write it."""
         last = f"The answer is {self.answer}."
@@ -84,11 +91,12 @@ def _of_gym(rest: str, count: int, seed: int) -> Iterator[Problem]:
         settings = {key: json.loads(value) for key, _, value in given}
         # It makes problem i of seed s as problem i + 1 of seed s - 1: near seeds would ask the same.
         far = random.Random(seed).randrange(2**31)
-        data = reasoning_gym.create_dataset(name, size=count, seed=far, **settings)
+        # Some settings it refuses as late as when it makes a problem.
+        entries = list(reasoning_gym.create_dataset(name, size=count, seed=far, **settings))
     except (ValueError, TypeError, AssertionError) as error:
         raise TaskError(f"gym:{rest}: {error}") from error
     work = SOLUTIONS.get(name)
-    for i, entry in enumerate(data):
+    for i, entry in enumerate(entries):
         question, answer = str(entry["question"]), str(entry["answer"])
         solution = None if work is None else work(entry)
         # As it will be read from a file; some entries hold fractions.
@@ -158,19 +166,18 @@ def _of_row(row: Mapping[str, Any], place: int, named: Mapping[str, str]) -> Pro
 _KINDS: Mapping[str, Callable[[str, int, int], Iterator[Problem]]] = {"gym": _of_gym, "file": _of_file, "hub": _of_hub}
 
 
-def running_totals(entry: Mapping[str, Any]) -> str:
-    """A sum of many numbers, one after the other: `3 + 4 = 7`, `7 - 2 = 5`."""
-    terms = re.findall(r"([+-]?)\s*(\d+)", entry["metadata"]["expression"])
-    total, lines = int(terms[0][0] + terms[0][1]), []
-    for sign, number in terms[1:]:
-        after = total + int(sign + number)
-        lines.append(f"{total} {sign} {number} = {after}")
-        total = after
-    return "\n".join(lines)
+def running_totals(entry: Mapping[str, Any]) -> str | None:
+    """A sum of many numbers, one after the other: `3 + 4 = 7`, `7 - -2 = 9`."""
+    return _worked(entry["metadata"]["expression"], entry["answer"])
 
 
-def steps_of(entry: Mapping[str, Any]) -> str:
+def steps_of(entry: Mapping[str, Any]) -> str | None:
     """An expression, one operation after the other: of `3 + 4 * 2`, `4 * 2 = 8` and `3 + 8 = 11`."""
+    return _worked(entry["metadata"]["expression"], entry["metadata"]["target"])
+
+
+def _worked(expression: str, total: str | int) -> str | None:
+    """The operations, a line each. None if they do not come to the total: reasoning-gym rounds targets."""
     lines: list[str] = []
 
     def value(node: ast.expr) -> Fraction:
@@ -180,12 +187,15 @@ def steps_of(entry: Mapping[str, Any]) -> str:
             result = operation(left, right)
             lines.append(f"{left} {sign} {right} = {result}")
             return result
+        if isinstance(node, ast.UnaryOp):
+            assert isinstance(node.op, ast.USub)
+            return -value(node.operand)
         assert isinstance(node, ast.Constant)
         assert isinstance(node.value, int)
         return Fraction(node.value)
 
-    value(ast.parse(entry["metadata"]["expression"], mode="eval").body)
-    return "\n".join(lines)
+    found = value(ast.parse(expression, mode="eval").body)
+    return "\n".join(lines) if lines and found == Fraction(total) else None
 
 
 _OPERATIONS: Mapping[type[ast.operator], tuple[str, Callable[[Fraction, Fraction], Fraction]]] = {
@@ -194,5 +204,12 @@ _OPERATIONS: Mapping[type[ast.operator], tuple[str, Callable[[Fraction, Fraction
     ast.Mult: ("*", operator.mul),
     ast.Div: ("/", operator.truediv),
 }
-SOLUTIONS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {"chain_sum": running_totals, "countdown": steps_of}
+SOLUTIONS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
+    "chain_sum": running_totals,
+    "countdown": steps_of,
+}
 """How tasks of reasoning-gym are worked out, which gives no solutions of its own."""
+KEYS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
+    "countdown": lambda entry: [sorted(entry["metadata"]["numbers"]), entry["metadata"]["target"]]
+}
+"""What tasks of reasoning-gym ask for that say it in several ways, and its parts in any order."""

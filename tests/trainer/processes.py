@@ -2,9 +2,13 @@
 
 With --fsdp they do what several GPUs would do. accelerate reads its FSDP settings on accelerators alone: here its state
 is told that this is one, and all else, from trainer/fsdp.yaml to sharding, gathering and saving, is what it does there.
+
+With --until the last fit is killed behind its checkpoint of that step.
 """
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,12 +18,13 @@ from accelerate.commands.launch import (  # type: ignore[import-untyped]
     _validate_launch_command,
     launch_command_parser,
 )
-from accelerate.state import AcceleratorState  # type: ignore[import-untyped]
+from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped]
 from accelerate.utils.launch import prepare_multi_gpu_env  # type: ignore[import-untyped]
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from trainer import fitting
+from trainer.artefacts import Log
 from trainer.steps import FSDP
 
 ASKED = ["--config_file", str(FSDP), "--num_processes", os.environ.get("WORLD_SIZE", "2"), "-m", "trainer.fitting"]
@@ -48,6 +53,37 @@ class Witness(TrainerCallback):
         (self._folder / f"held-{os.environ['RANK']}").write_text(str(held))
 
 
+class Kill(TrainerCallback):
+    """Kills all processes, once each has written its part of a step's checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Behind a checkpoint."""
+        if state.global_step == self._step:
+            PartialState().wait_for_everyone()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watched(trainer_of: Callable[..., Any], *more: TrainerCallback) -> Callable[..., Any]:
+    """One whose trainers have more callbacks, and write down the first tokens of the rows that they train on."""
+
+    def found(model: Any, tokenizer: Any, rows: Any, settings: Any, folder: Path, callbacks: Any) -> Any:
+        trainer = trainer_of(model, tokenizer, rows, settings, folder, [*callbacks, *more])
+        step, log = trainer.training_step, Log(folder / f"seen-{os.environ.get('RANK', 0)}.jsonl")
+
+        def training_step(model: Any, inputs: Any, *args: Any) -> Any:
+            # Of a pair both answers have the same.
+            log.add({"step": trainer.state.global_step, "rows": sorted(set(inputs["input_ids"][:, 0].tolist()))})
+            return step(model, inputs, *args)
+
+        trainer.training_step = training_step
+        return trainer
+
+    return found
+
+
 def shard() -> None:
     """As `accelerate launch` with trainer/fsdp.yaml has processes do it."""
     launched, *_ = _validate_launch_command(launch_command_parser().parse_args(ASKED))
@@ -62,11 +98,14 @@ def shard() -> None:
     fitting.trainer_of = witnessed
 
 
-def main(folders: list[Path], fsdp: Annotated[bool, typer.Option("--fsdp")] = False) -> None:
+def main(folders: list[Path], fsdp: Annotated[bool, typer.Option("--fsdp")] = False, until: int | None = None) -> None:
     """Fits what each folder says."""
     if fsdp:
         shard()
+    trainer_of = fitting.trainer_of
     for folder in folders:
+        kill = [Kill(until)] if until is not None and folder == folders[-1] else []
+        fitting.trainer_of = watched(trainer_of, *kill)
         fitting.main(folder)
 
 

@@ -45,7 +45,7 @@ class FakeRun:
         stage = name.partition("/")[0]
         return SimpleNamespace(name=name, folder=name, facts={"tokens": TOKENS.get(stage, 0)})
 
-    def problems(self, name: str, count: int, seed: int) -> Any:
+    def problems(self, name: str, count: int, seed: int, *, at_most: bool = False) -> Any:
         return name
 
     def rows(self, name: str, parents: Mapping[str, Any], rows: Callable[[], Iterable[Row]], **settings: Any) -> Any:

@@ -6,8 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from server.models.adapters import find_adapters
+from tests.trainer.processes import watched
+from trainer import fitting
 from trainer.artefacts import Log, write_whole
 from trainer.fitting import _latest, main
 from trainer.rows import Row
 from trainer.settings import FitSettings
+from trainer.steps import _environment
 
 END = 257
 """<|im_end|> of the tiny tokenizer."""
@@ -141,9 +144,11 @@ def test_an_adapter_with_a_new_token_becomes_a_checkpoint(tied: bool, tiny_model
     assert_rows_were_learnt(before, now)
 
 
-def test_an_adapter_alone(tiny_model: Path, tmp_path: Path) -> None:
-    main(prepared(tmp_path / "fit", tiny_model, SFT, lora={"rank": 4, "alpha": 8}, merge=False))
+@pytest.mark.parametrize("rows", [SFT, pairs(SPARE)], ids=["sft", "pairs"])
+def test_an_adapter_alone(rows: list[Row], tiny_model: Path, tmp_path: Path) -> None:
+    main(prepared(tmp_path / "fit", tiny_model, rows, lora={"rank": 4, "alpha": 8}, merge=False))
     (adapter,) = (tmp_path / "fit" / "adapters").iterdir()
+    assert all(path.is_file() for path in adapter.iterdir())
     assert adapter.name == tmp_path.name
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["r"] == 4
@@ -161,6 +166,15 @@ def test_rows_with_a_token_that_the_model_lacks(tiny_model: Path, tmp_path: Path
         main(prepared(tmp_path / "fit", tiny_model, pairs(NEW)))
 
 
+@pytest.mark.parametrize(
+    ("given", "devices"), [(None, "0"), ("2,3", "2"), ("GPU-8f,GPU-9a", "GPU-8f"), ("1", "1"), ("", "")]
+)
+def test_one_process_sees_one_gpu_and_several_see_all(given: str | None, devices: str) -> None:
+    environment = {"PATH": "/bin"} if given is None else {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": given}
+    assert _environment(1, environment) == {"PATH": "/bin", "CUDA_VISIBLE_DEVICES": devices}
+    assert _environment(2, environment) == environment
+
+
 def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     for step, state in ((1, "{}"), (2, '{"epoch": 1'), (3, "")):
         folder = tmp_path / f"checkpoint-{step}"
@@ -169,32 +183,60 @@ def test_half_a_checkpoint_is_none(tmp_path: Path) -> None:
     assert _latest(tmp_path) == tmp_path / "checkpoint-1"
 
 
-def test_a_killed_training_goes_on_as_if_it_had_not_been(tiny_model: Path, tmp_path: Path) -> None:
-    way: dict[str, Any] = {"epochs": 12, "save_minutes": 1e-6}
-    rows = SFT * 4
-    whole = fitted(tmp_path / "a" / "fit", tiny_model, rows, **way)
-    folder = prepared(tmp_path / "b" / "fit", tiny_model, rows, **way)
-    command = [sys.executable, "-m", "trainer.fitting", str(folder)]
-    killed = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    while len(list((folder / "steps").glob("checkpoint-*/trainer_state.json"))) == 0 and killed.poll() is None:
-        time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    left = max(int(path.name.split("-")[1]) for path in (folder / "steps").glob("checkpoint-*"))
-    assert 0 < left < 48
-    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+MANY = [Row((10 + i, *[1] * (i % 5)), (5, 6 + i % 3, END)) for i in range(16)]
+"""Rows that their first tokens tell apart."""
+KILLED: dict[str, tuple[list[Row], str | None, dict[str, Any]]] = {
+    "sft": (MANY, None, {}),
+    "pairs": ([replace(row, rejected=(5, SPARE, END)) for row in MANY], None, {}),
+    "adapter": (
+        [replace(row, rejected=(5, NEW, END)) for row in MANY],
+        "<|refine|>",
+        {"lora": {"rank": 4, "alpha": 8}, "learning_rate": 1e-2},
+    ),
+}
+
+
+@pytest.mark.parametrize("way", KILLED)
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    way: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed amid its second epoch of four steps each."""
+    rows, token, settings = KILLED[way]
+    settings = {"epochs": 3, "save_minutes": 1e-6, **settings}
+    whole = fitted(tmp_path / "a" / "fit", tiny_model, rows, token, **settings)
+    folder = prepared(tmp_path / "b" / "fit", tiny_model, rows, token, **settings)
+    command = [sys.executable, "-m", "tests.trainer.processes", "--until", "6", str(folder)]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
+    assert _latest(folder / "steps") == folder / "steps" / "checkpoint-6"
+    monkeypatch.setattr(fitting, "trainer_of", watched(fitting.trainer_of))
+    main(folder)
+    first, *others = seen(folder, 3)
+    assert sorted(first) == [row.prompt[0] for row in rows]
+    for other in others:
+        assert other != first
+        assert sorted(other) == sorted(first)
     again = loaded(folder / "model")
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(again.state_dict()[name], weight, atol=1e-6, rtol=1e-5)
     steps = [line["step"] for line in Log(folder / "losses.jsonl").read() if "loss" in line]
-    assert steps == list(range(1, 49))
+    assert steps == list(range(1, 13))
+
+
+def seen(folder: Path, epochs: int) -> list[list[int]]:
+    """The first tokens of the rows of each epoch, as `tests.trainer.processes` had all processes write them down."""
+    lines = [line for log in sorted(folder.glob("seen-*.jsonl")) for line in Log(log).read()]
+    steps = max(line["step"] for line in lines) + 1
+    found: list[list[int]] = [[] for _ in range(epochs)]
+    for line in sorted(lines, key=lambda line: line["step"]):
+        found[line["step"] * epochs // steps] += line["rows"]
+    return found
 
 
 WAYS: dict[str, tuple[list[Row], str | None, dict[str, Any]]] = {
     "sft": (SFT, None, {}),
     "pairs": (pairs(SPARE), None, {}),
     "one row": (pairs(NEW), "<|refine|>", {"frozen": 0.5, "freeze_embeddings": True}),
-    "adapter": (pairs(NEW), "<|refine|>", {"lora": {"rank": 4, "alpha": 8}}),
+    "adapter": (KILLED["adapter"][0][:8], "<|refine|>", {"lora": {"rank": 4, "alpha": 8}}),
 }
 ALONE: dict[str, Any] = {"micro_batch": 1, "epochs": 2, "save_minutes": 1e-6}
 """Rows one by one, for trl's mean over the tokens of several depends on which are together."""
@@ -211,13 +253,19 @@ def by_two(request: pytest.FixtureRequest, tiny_model: Path, tmp_path_factory: p
     launcher = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.trainer.processes"]
     flags = ["--fsdp"] if request.param else []
     command = [sys.executable, "-m", *launcher, *flags, *map(str, folders)]
+    done = subprocess.run([*command, "--until", "3"], capture_output=True, text=True, check=False)
+    *others, killed = folders
+    # Amid its second epoch of two steps.
+    assert _latest(killed / "steps") == killed / "steps" / "checkpoint-3", done.stderr[-3000:]
+    assert not (killed / "model").exists()
+    # And one as if killed while it wrote the model.
+    shutil.rmtree(folder / "pairs" / "fit" / "model")
+    command = [*command[: -len(folders)], str(others[1]), str(killed)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    for epoch in seen(killed, 2):
+        assert sorted(epoch) == [row.prompt[0] for row in WAYS["adapter"][0]]
     if request.param:
-        # Killed while it wrote the model, it goes on from its last checkpoint.
-        shutil.rmtree(folder / "pairs" / "fit" / "model")
-        done = subprocess.run([*command[: -len(folders)], str(folders[1])], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
         for fit in folders:
             held = [float((fit / f"held-{rank}").read_text()) for rank in range(2)]
             assert sum(held) == pytest.approx(1)

@@ -43,6 +43,9 @@ def test_the_last_answer_in_a_text(text: str, expected: list[str]) -> None:
         ("The answer is 8/2", "math", True),
         ("The answer is 5", "math", False),
         ("The answer is", "math", False),
+        ("So it is 4.", "math", True),
+        ("It is not 4. It is 5.", "math", False),
+        ("The answer is 4 apples.", "math", True),
         ("The answer is 4.0", "exact", False),
         ("THE ANSWER IS 4", "exact", True),
     ],
@@ -135,6 +138,40 @@ def test_a_problems_own_answer_is_right(answer: str, grader: Any) -> None:
     problem = Problem("1", "?", answer, "First.\nThen.")
     assert right(problem.worked, problem, grader, None)
     assert not right("The answer is no.", problem, grader, None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "answer", "expected"),
+    [
+        ("Paris", "Pairs", False),
+        ("no", "on", False),
+        ("on", "no", False),
+        ("silent", "listen", False),
+        ("New York", "Kew Yron", False),
+        ("no", "on 1", False),
+        ("Paris", r"\text{Pairs}", False),
+        ("Paris", "paris", True),
+        ("Paris", "**Paris**.", True),
+        ("New York", "new\n york", True),
+        ("Paris", r"\boxed{\text{Paris}}", True),
+        ("(ab, cd)", "(AB,CD)", True),
+        # Formulas are none:
+        ("x", "x", True),
+        ("x", "y", False),
+        ("x+y", "y + x", True),
+        ("ab", "ab", True),
+        ("ax + b", "b + xa", True),
+        ("y = ax", "y = xa", True),
+        (r"\pi", r"\pi", True),
+        (r"\sqrt{2}", "2^{1/2}", True),
+        ("sqrt(x)", r"\sqrt{x}", True),
+        ("2x", "x+x", True),
+        ("a/b", r"\frac{a}{b}", True),
+        ("(a, b)", "(a,b)", True),
+    ],
+)
+def test_words_are_no_products_of_their_letters(wanted: str, answer: str, expected: bool) -> None:
+    assert right(f"The answer is {answer}", Problem("1", "?", wanted), "math", None) == expected
 
 
 def test_a_grader_that_cannot_tell_is_refused() -> None:

@@ -45,6 +45,7 @@ FOUR, FIVE, SIX = attempt("is 4", 0.2, True), attempt("is 5", 0.9, False), attem
 
 
 CUT = {"text": "is 4 and", "confidence": None, "right": True, "refine": False}
+EMPTY = {"text": "", "confidence": None, "right": False, "refine": False}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,10 @@ CUT = {"text": "is 4 and", "confidence": None, "right": True, "refine": False}
         ([[FOUR], [FIVE]], False, True),  # Of equals the first.
         ([[FIVE], [FOUR], [attempt("is 8/2", 0.1, True)]], False, True),  # It says the same.
         ([], False, False),
+        ([[EMPTY], [EMPTY], [FOUR]], False, True),  # What says nothing has no vote,
+        ([[EMPTY], [EMPTY], [FOUR]], True, True),
+        ([[EMPTY], [EMPTY], [CUT]], False, True),
+        ([[EMPTY]], False, False),  # unless all do.
     ],
 )
 async def test_votes(branches: list[Any], weighted: bool, expected: bool) -> None:
@@ -112,6 +117,16 @@ def test_what_was_cut_is_not_verified() -> None:
     assert found.auroc().value == 0.0
 
 
+def test_what_says_nothing_was_asked_all_the_same() -> None:
+    """As a wrong first answer, which is not verified."""
+    found = Outcomes([line("1", [EMPTY], [FOUR], [EMPTY], [FOUR], [FOUR]), line("2", [FOUR], *[[EMPTY]] * 4)])
+    assert (found.first(), found.last(), found.refined()) == ([False, True], [False, True], [False, False])
+    assert found.sampled_first().value == (3 / 4 + 0) / 2
+    assert [one["text"] for one in found.first_samples()] == ["is 4"] * 3
+    assert (found.cut(), found.empty(), found.samples, found.tokens()) == (0, 5, 4, 10)
+    assert found.votes(4, weighted=False) == found.votes(4, weighted=True) == [1.0, 0.0]
+
+
 def test_an_interval_holds_its_value() -> None:
     found = Measure.mean([1.0] * 70 + [0.0] * 30)
     assert found.value == pytest.approx(0.7)
@@ -127,7 +142,7 @@ def test_a_report_says_what_outcomes_come_to(tmp_path: Path) -> None:
         # Whichever was answered first stands first: what is compared is of the same problem.
         artefact.log(OUTCOMES).write(iter(LINES if name == "sft" else LINES[::-1]))
         evaluations[name] = artefact.finish()
-    text = write_report(tmp_path, "training", evaluations, {"revise": 12345}).read_text()
+    text = write_report(tmp_path, "training", evaluations, {"sft": 0, "revise": 12345}).read_text()
     assert (tmp_path / "training.png").stat().st_size > 1000
     assert "# training: 3 held-out problems" in text
     assert "| revise | 12,345 | 0.667 [0.000, 1.000] | 0.667 [0.000, 1.000] | 0.667 [0.000, 1.000] |" in text
@@ -180,7 +195,7 @@ def test_attempts_of_a_stream() -> None:
         AnswerDelta("3 + 1 = 4"),
         Done("stop", None, None),
     ]
-    assert told(events) == {
+    assert told(events, 4) == {
         "tokens": 0,
         "branches": [
             [
@@ -189,5 +204,6 @@ def test_attempts_of_a_stream() -> None:
             ],
             [{"text": "other", "confidence": None, "refine": False}],
             [{"text": "", "confidence": 0.5, "refine": False}],
+            [{"text": "", "confidence": None, "refine": False}],  # Its first token was its end.
         ],
     }

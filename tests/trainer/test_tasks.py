@@ -1,11 +1,12 @@
 """Problems of tasks, by name."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from trainer.tasks import TaskError, problems, scorer, steps_of
+from trainer.tasks import SOLUTIONS, TaskError, problems, running_totals, scorer, steps_of
 
 
 def test_a_task_of_reasoning_gym_with_its_settings() -> None:
@@ -32,15 +33,42 @@ def test_a_task_of_reasoning_gym_with_its_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "steps"),
+    ("expression", "target", "steps"),
     [
-        ("2 + 11 - 12", "2 + 11 = 13\n13 - 12 = 1"),
-        ("2*(65 - 100 + 88)", "65 - 100 = -35\n-35 + 88 = 53\n2 * 53 = 106"),
-        ("7/2 - 1", "7 / 2 = 7/2\n7/2 - 1 = 5/2"),
+        ("2 + 11 - 12", 1, "2 + 11 = 13\n13 - 12 = 1"),
+        ("2*(65 - 100 + 88)", 106, "65 - 100 = -35\n-35 + 88 = 53\n2 * 53 = 106"),
+        ("7/2 + 1/2", 4, "7 / 2 = 7/2\n1 / 2 = 1/2\n7/2 + 1/2 = 4"),
+        ("27*(-2 + (5 - 55 + 62)/2)", 108, "5 - 55 = -50\n-50 + 62 = 12\n12 / 2 = 6\n-2 + 6 = 4\n27 * 4 = 108"),
+        ("-(3 + 4)*2 + 20", 6, "3 + 4 = 7\n-7 * 2 = -14\n-14 + 20 = 6"),
+        ("7/2 + 1", 4, None),  # The target is rounded.
     ],
 )
-def test_an_expression_is_worked_out(expression: str, steps: str) -> None:
-    assert steps_of({"metadata": {"expression": expression}}) == steps
+def test_an_expression_is_worked_out(expression: str, target: int, steps: str | None) -> None:
+    assert steps_of({"metadata": {"expression": expression, "target": target}}) == steps
+
+
+@pytest.mark.parametrize(
+    ("expression", "answer", "steps"),
+    [
+        ("-49 - -12", "-37", "-49 - -12 = -37"),
+        ("5 + -7 - 3", "-5", "5 + -7 = -2\n-2 - 3 = -5"),
+        ("5", "5", None),
+        ("5 + 1", "7", None),
+    ],
+)
+def test_a_sum_is_worked_out(expression: str, answer: str, steps: str | None) -> None:
+    assert running_totals({"metadata": {"expression": expression}, "answer": answer}) == steps
+
+
+@pytest.mark.parametrize("task", [*SOLUTIONS, "chain_sum:allow_negation=true"])
+def test_solutions_come_to_the_answer(task: str) -> None:
+    """And each line is right."""
+    for one in problems(f"gym:{task}", 300, seed=5):
+        assert one.entry is not None and one.solution is not None
+        for line in one.solution.splitlines():
+            sum_, _, total = line.partition(" = ")
+            assert eval(sum_) == pytest.approx(float(Fraction(total)))
+        assert Fraction(total) == Fraction(one.entry["metadata"].get("target", one.answer))
 
 
 def test_settings_with_commas() -> None:
@@ -88,6 +116,7 @@ def test_rows_of_a_file(tmp_path: Path, row: dict[str, object], expected: tuple[
         ("gym:chain_sum:min_terms=-3", "min_terms"),
         ("gym:chain_sum:min_terms=many", "chain_sum"),
         ("gym:chain_sum:no_such=3", "no_such"),
+        ("gym:countdown:min_numbers=9,max_numbers=9,min_target=900,max_target=901", "countdown"),
         ("file:/no/such/file", "no/such"),
         ("file:/no/such/file:columns=a", "no option columns; there are question, answer, solution"),
     ],

@@ -33,7 +33,7 @@ def run(run: Run, settings: Controls) -> Model:
     spent = {name: round(run.made(f"{name}/rows").facts["tokens"] * fit.epochs) for name, fit in stages.items()}
     tokens = sum(spent.values())
     fit = settings.sft.model_copy(update={"epochs": 1.0})
-    problems = run.problems("controls/problems", settings.problems + 2 * settings.stage_problems, seed=4)
+    problems = run.problems("controls/problems", settings.problems + 2 * settings.stage_problems, seed=4, at_most=True)
     grades = run.made("verify/grades")
 
     def gold_rows() -> Iterable[Row]:

@@ -28,6 +28,9 @@ from trainer.sampling import SampleSettings
 from trainer.settings import FitSettings
 from trainer.steps import GRADES
 
+STAGES = {"verify": 2, "correct": 3}
+"""By name: the seed of a stage."""
+
 
 class ReVISE(SFT):
     """Settings; defaults are the paper's."""
@@ -42,15 +45,17 @@ class ReVISE(SFT):
 
 def run(run: Run, settings: ReVISE) -> Model:
     """A checkpoint that verifies its answers and may think again."""
+    for name, seed in STAGES.items():  # A task that has too few is to say so before anything is trained.
+        run.problems(f"{name}/problems", settings.stage_problems, seed)
     # What is compared with it is asked in the same way, and so has the token too.
     first = sft.run(run, settings, settings.token)
-    verify = stage(run, settings, "verify", first, settings.verify, seed=2)
-    return stage(run, settings, "correct", verify, settings.correct, seed=3)
+    verify = stage(run, settings, "verify", first, settings.verify)
+    return stage(run, settings, "correct", verify, settings.correct)
 
 
-def stage(run: Run, settings: ReVISE, name: str, model: Model, fit: FitSettings, seed: int) -> Model:
+def stage(run: Run, settings: ReVISE, name: str, model: Model, fit: FitSettings) -> Model:
     """One of the two."""
-    problems = run.problems(f"{name}/problems", settings.stage_problems, seed)
+    problems = run.made(f"{name}/problems")
     samples = run.sample(f"{name}/samples", model, problems, settings.sample)
     grades = run.grade(f"{name}/grades", samples, problems, run.refine)
     parents = {"grades": grades, "problems": problems}

@@ -25,8 +25,9 @@ class RFT(SFT):
 
 def run(run: Run, settings: RFT) -> Model:
     """A checkpoint that answers as its right answers did."""
-    first = sft.run(run, settings)
+    # Where a task has too few, before anything is trained.
     problems = run.problems("rft/problems", settings.sampled_problems, seed=2)
+    first = sft.run(run, settings)
     samples = run.sample("rft/samples", first, problems, settings.sample)
     grades = run.grade("rft/grades", samples, problems)
     rows = run.rows("rft/rows", {"grades": grades}, lambda: own_right(run.template, grades))

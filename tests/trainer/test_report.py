@@ -1,0 +1,71 @@
+"""What a report compares, and what it says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.artefacts import Artefact, ArtefactError
+from trainer.evaluate import OUTCOMES
+from trainer.report import write_report
+
+SETTINGS = {"model": "m", "revision": "1", "rounds": 1, "samples": 2, "top_p": 0.9, "grader": "math"}
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Artefact:
+    return Artefact.open(tmp_path / "problems", "problems", {"task": "gym:chain_sum"}).finish()
+
+
+def evaluated(folder: Path, settings: dict[str, Any], asked: Artefact) -> Artefact:
+    """Of one problem."""
+    artefact = Artefact.open(folder, "evaluate", settings, {"problems": asked})
+    branch = [{"text": "is 4", "confidence": 0.5, "refine": False, "right": True}]
+    line = {"problem": "0/0", **{way: {"branches": [branch], "tokens": 9} for way in ("greedy", "sampled")}}
+    artefact.log(OUTCOMES).write(iter([line]))
+    return artefact.finish()
+
+
+def test_checkpoints_are_compared_that_were_asked_alike(tmp_path: Path, asked: Artefact) -> None:
+    """Whatever the checkpoints are."""
+    first = evaluated(tmp_path / "a", SETTINGS, asked)
+    local = {key: value for key, value in SETTINGS.items() if key != "revision"}
+    other = evaluated(tmp_path / "b", {**local, "model": "other", "weights": "2"}, asked)
+    text = write_report(tmp_path, "x", {"a": first, "b": other}).read_text()
+    assert "| top_p | 0.9 |" in text
+    assert not any(f"| {key} |" in text for key in ("model", "revision", "weights"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "differs"),
+    [
+        ({"top_p": 1.0}, r"top_p is 1\.0, not 0\.9$"),
+        ({"grader": "exact", "rounds": 2}, "rounds is 2, not 1; grader is 'exact', not 'math'$"),
+        ({"flags": ["--seed", "1"]}, r"flags is \['--seed', '1'\], not None$"),
+    ],
+)
+def test_others_are_not(tmp_path: Path, asked: Artefact, changed: dict[str, Any], differs: str) -> None:
+    one, other = (evaluated(tmp_path / name, s, asked) for name, s in (("a", SETTINGS), ("b", SETTINGS | changed)))
+    with pytest.raises(ArtefactError, match=f"^b was evaluated otherwise than a: {differs}"):
+        write_report(tmp_path, "x", {"a": one, "b": other})
+
+
+def test_problems_of_the_same_ids_are_not_the_same(tmp_path: Path, asked: Artefact) -> None:
+    others = Artefact.open(tmp_path / "others", "problems", {"task": "gym:countdown"}).finish()
+    one, other = (evaluated(tmp_path / name, SETTINGS, of) for name, of in (("a", asked), ("b", others)))
+    with pytest.raises(ArtefactError, match=f"problems is '{others.digest}', not '{asked.digest}'$"):
+        write_report(tmp_path, "x", {"a": one, "b": other})
+
+
+def test_tokens_of_training_that_are_not_known(tmp_path: Path, asked: Artefact) -> None:
+    one = evaluated(tmp_path / "a", SETTINGS, asked)
+    found = {"a": one, "b": one}
+    told = write_report(tmp_path, "x", found, {"a": 0}).read_text()
+    assert "Tokens of training are" in told
+    assert "| checkpoint | trained on | first answer |" in told
+    assert "| a | 0 | 1.000" in told
+    assert "| b | unknown | 1.000" in told
+    text = write_report(tmp_path, "x", found).read_text()
+    assert "| checkpoint | first answer |" in text
+    assert "Tokens of training" not in text
+    assert "trained on" not in text
