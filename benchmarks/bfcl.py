@@ -5,15 +5,10 @@ models and parsers of Java and JavaScript, which questions about Python function
 """
 
 import functools
-import hashlib
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +16,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
-PACKAGE = "bfcl_eval"
-VERSION = "2026.3.23"
-SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
-"""Of its wheel."""
+from benchmarks.packages import Package
+
+PACKAGE = Package("bfcl_eval", "2026.3.23", "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a")
 FILES = {"simple": "BFCL_v4_simple_python.json", "multiple": "BFCL_v4_multiple.json"}
 """By category: one function to call, or one of several."""
 ASKED_AS = "redraft"
@@ -48,10 +42,6 @@ KNOWN_TYPES = frozenset({"object", "array", "string", "integer", "number", "bool
 
 Call = tuple[str, str]
 """The name of a called function, and its arguments as JSON."""
-
-
-class BFCLError(RuntimeError):
-    """The suite cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +79,8 @@ class Item:
 
 
 def items(category: str) -> list[Item]:
-    """All of a category; fetches the suite if need be. Raises BFCLError."""
-    data = fetched() / PACKAGE / "data"
+    """All of a category; fetches the suite if need be. Raises PackageError."""
+    data = PACKAGE.fetched() / PACKAGE.name / "data"
     questions, answers = (_lines(folder / FILES[category]) for folder in (data, data / "possible_answer"))
     return [Item.of(category, question, answer) for question, answer in zip(questions, answers, strict=True)]
 
@@ -116,44 +106,6 @@ def right_name(item: Item, calls: Sequence[Call]) -> bool:
     """Whether an answer calls the right function, once and nothing else, whatever its arguments."""
     (name,) = item.answer[0]
     return [called for called, _ in calls] == [_offered(name)]
-
-
-def fetched() -> Path:
-    """The folder of the unpacked suite, which the first call downloads with pip. Raises BFCLError."""
-    folder = _cache() / f"{PACKAGE}-{VERSION}"
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as partial:
-        unpacked = Path(partial, "unpacked")
-        with zipfile.ZipFile(_wheel(Path(partial))) as wheel:
-            wheel.extractall(unpacked)
-        try:
-            unpacked.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # Else another process was faster.
-                raise
-    return folder
-
-
-def _wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run(
-        [*command, f"{PACKAGE}=={VERSION}", "-d", str(folder)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise BFCLError(f"pip cannot download {PACKAGE} {VERSION}: {done.stderr.strip()[-500:]}")
-    (wheel,) = folder.glob("*.whl")
-    if (found := hashlib.sha256(wheel.read_bytes()).hexdigest()) != SHA256:
-        raise BFCLError(f"{wheel.name} has the SHA-256 {found}, not {SHA256}")
-    return wheel
-
-
-def _cache() -> Path:
-    """Beside the checkpoints that the server keeps."""
-    if own := os.environ.get("REDRAFT_CACHE"):
-        return Path(own).expanduser() / "bfcl"
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "redraft" / "bfcl"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -187,9 +139,9 @@ def _parameter(described: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _checker() -> tuple[Callable[..., Mapping[str, Any]], Any]:
     """The suite's checker, and what it calls Python."""
-    with _importable(fetched()):
-        checker = importlib.import_module(f"{PACKAGE}.eval_checker.ast_eval.ast_checker").ast_checker
-        language = importlib.import_module(f"{PACKAGE}.constants.enums").Language.PYTHON
+    with _importable(PACKAGE.fetched()):
+        checker = importlib.import_module(f"{PACKAGE.name}.eval_checker.ast_eval.ast_checker").ast_checker
+        language = importlib.import_module(f"{PACKAGE.name}.constants.enums").Language.PYTHON
     return checker, language
 
 
@@ -198,7 +150,7 @@ def _importable(folder: Path) -> Iterator[None]:
     """The suite can be imported from a folder, and leaves nothing behind in the interpreter."""
     before = _taken_out()
     for name, content in STAND_INS.items():
-        module = ModuleType(f"{PACKAGE}.{name}")
+        module = ModuleType(f"{PACKAGE.name}.{name}")
         vars(module).update(content)
         sys.modules[module.__name__] = module
     sys.path.insert(0, str(folder))
@@ -212,5 +164,5 @@ def _importable(folder: Path) -> Iterator[None]:
 
 def _taken_out() -> dict[str, ModuleType]:
     """The suite's modules that are imported, which then are not."""
-    names = [name for name in sys.modules if name.partition(".")[0] == PACKAGE]
+    names = [name for name in sys.modules if name.partition(".")[0] == PACKAGE.name]
     return {name: sys.modules.pop(name) for name in names}

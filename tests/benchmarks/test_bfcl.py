@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import bfcl
-from benchmarks.bfcl import Call, Item, fetched, items, right_name, valid
+from benchmarks.bfcl import PACKAGE, Call, Item, items, right_name, valid
 
 AREA: dict[str, Any] = {
     "name": "shapes.area",
@@ -104,26 +103,10 @@ def test_the_right_function_is_called_once() -> None:
     assert not right_name(ITEM, [("shapes_area", "{}")] * 2)
 
 
-def test_another_wheel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder is as empty as before."""
-    monkeypatch.setenv("REDRAFT_CACHE", str(tmp_path))
-    monkeypatch.setattr(bfcl, "SHA256", "0" * 64)
-    with pytest.raises(bfcl.BFCLError, match="not 0000"):
-        fetched()
-    assert list((tmp_path / "bfcl").iterdir()) == []
-
-
-def test_a_version_that_there_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REDRAFT_CACHE", str(tmp_path))
-    monkeypatch.setattr(bfcl, "VERSION", "0.0.0")
-    with pytest.raises(bfcl.BFCLError, match=r"0\.0\.0"):
-        fetched()
-
-
 @pytest.fixture(scope="session")
 def suite() -> Path:
     """The unpacked wheel; the first use fetches it."""
-    return fetched()
+    return PACKAGE.fetched()
 
 
 @pytest.mark.usefixtures("suite")
@@ -154,7 +137,7 @@ def test_calls_as_the_suite_judges_them(category: str, calls: list[Call], expect
 
 def test_the_suite_leaves_nothing_behind(suite: Path) -> None:
     assert not valid(ITEM, [])
-    assert not [name for name in sys.modules if name.startswith(bfcl.PACKAGE)]
+    assert not [name for name in sys.modules if name.startswith(PACKAGE.name)]
     assert str(suite) not in sys.path
 
 
