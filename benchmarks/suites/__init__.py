@@ -8,7 +8,7 @@ file:PATH[:question=COLUMN,answer=COLUMN]
 a JSONL file with a question and an answer a line
 """
 
-from benchmarks.suites.base import Call, Item, Suite, SuiteError, Verdict
+from benchmarks.suites.base import Answer, Call, Item, Suite, SuiteError, Verdict
 from benchmarks.suites.names import NAMES, suite
 
-__all__ = ["NAMES", "Call", "Item", "Suite", "SuiteError", "Verdict", "suite"]
+__all__ = ["NAMES", "Answer", "Call", "Item", "Suite", "SuiteError", "Verdict", "suite"]

@@ -1,4 +1,4 @@
-"""Questions with one checkable answer, graded as trainings grade them: by math-verify, or by reasoning-gym's scorers."""
+"""Questions with one checkable answer, graded as in trainings: by math-verify, or by reasoning-gym's own scorers."""
 
 from collections.abc import Mapping, Sequence
 

