@@ -65,7 +65,7 @@ class Settings:
     adapter_slots: int = 4
     training_seconds: float = 300.0
     flags: EngineFlags = field(default_factory=EngineFlags)
-    bfcl: str = bfcl.VERSION
+    bfcl: str = bfcl.PACKAGE.version
     versions: dict[str, str] = field(default_factory=machine.versions)
     code: str = field(default_factory=machine.measured_code)
 

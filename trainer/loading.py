@@ -65,9 +65,9 @@ def freeze(model: PreTrainedModel, settings: FitSettings, row: int | None) -> No
         return
     for weight in embeddings_of(model):
         weight.requires_grad_(row is not None)
-    if settings.frozen and row is not None:
-        # The row learns as a part of the head alone: as an input its gradient would come through all frozen layers,
-        # which takes half as long again.
+    if settings.frozen and row is not None and len(embeddings_of(model)) == 1:
+        # The row learns as a part of the head, with which it is tied: as an input its gradient would come through all
+        # frozen layers, which takes half as long again.
         inputs: torch.nn.Module = model.get_input_embeddings()
         inputs.register_forward_hook(lambda module, given, found: found.detach())
 

@@ -53,7 +53,7 @@ AREA = {
     "prompt": 'from typing import List\n\n\ndef total(numbers: List[int]) -> int:\n    """ Their sum.\n    """\n',
     "entry_point": "total",
     "canonical_solution": "    return sum(numbers)\n",
-    "test": "\n\nMETADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n",
+    "test": "\n\ndef check(candidate):\n    assert candidate([1, 2]) == 3\n    assert candidate([]) == 0\n",
 }
 
 
