@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,6 +62,16 @@ def guarded_server(tiny_model: Path) -> Iterator[Server]:
     keys = [part for key in API_KEYS for part in ("--api-key", key)]
     with running_server([*given, *keys], model=TINY_MODEL, api_key=API_KEYS[0]) as running:
         yield running
+
+
+def pytest_configure() -> None:
+    """Gives each process of pytest-xdist, and all that it starts, cores of its own: threads of several engines on the
+    same cores wait for each other.
+    """
+    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
+        cores, workers = sorted(os.sched_getaffinity(0)), int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        own = cores[int(worker.removeprefix("gw")) :: workers]
+        os.sched_setaffinity(0, own or cores)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
