@@ -74,6 +74,7 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, own or cores)
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Has pytest-xdist run what shares an engine in one process, so that it is started once; else a file at a time.
 
