@@ -38,7 +38,7 @@ format: setup ## Sort imports and format the code
 	$(VENV) -m ruff format .
 
 test: setup check ## All checks, then the tests, two at a time (ARGS="-k name")
-	$(VENV) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versions)
 	@$(VENV) -m tools.lock $(ARGS)

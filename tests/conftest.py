@@ -74,15 +74,8 @@ def pytest_configure() -> None:
         os.sched_setaffinity(0, own or cores)
 
 
-@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Has pytest-xdist run what shares an engine in one process, so that it is started once; else a file at a time.
-
-    Files that start engines, which takes long, come first: what is short then fills the gaps.
-    """
-    for item in items:
-        shared = next((name for name in ("server", "shared_engine") if name in item.fixturenames), None)
-        item.add_marker(pytest.mark.xdist_group(shared or item.nodeid.partition("::")[0]))
+    """Files that start processes, which takes long, come first: what is short then fills what is left of two queues."""
     items.sort(key=lambda item: not STARTERS & vars(item.module).keys())
 
 
