@@ -207,6 +207,8 @@ class Capabilities:
     """Tokens with which the model ends an answer."""
     max_adapter_rank: int = 0
     """Of adapters that it takes."""
+    refine_token: str | None = None
+    """With which the checkpoint says that its attempt is wrong, if it was trained to, and says which token it is."""
 
 
 @dataclass(frozen=True, slots=True)

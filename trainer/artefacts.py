@@ -67,7 +67,7 @@ class Artefact:
 
         Raises:
             ArtefactError: another step, other settings or other parents made what is there; or a parent is not
-                complete; or another process is making it.
+                complete, or was changed; or another process is making it.
         """
         for name, parent in parents.items():
             if not parent.complete:
@@ -80,7 +80,7 @@ class Artefact:
             if differs := list(_differences(found.manifest, wanted)):
                 raise ArtefactError(f"{folder} was made otherwise: {'; '.join(differs)}. Choose another folder.")
             if not found.complete:
-                found._lock()
+                found._begin(parents)
             if found.manifest["versions"][-1] != versions():
                 found._update(versions=[*found.manifest["versions"], versions()])
             return found
@@ -90,7 +90,7 @@ class Artefact:
         at = {name: os.path.relpath(parent.folder, folder) for name, parent in parents.items()}
         made = cls(folder, {**wanted, "at": at, "versions": [versions()], "complete": False})
         folder.mkdir(parents=True, exist_ok=True)
-        made._lock()
+        made._begin(parents)
         made._update()
         return made
 
@@ -135,6 +135,11 @@ class Artefact:
         made = {key: self.manifest.get(key) for key in ("step", "settings", "parents", "contents")}
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
+    def check(self) -> None:
+        """Raises ArtefactError if its files are not those that its step made: what comes of them would lie."""
+        if (found := digest_of(self.folder)) != (made := self.manifest.get("contents")):
+            raise ArtefactError(f"{self.folder} was changed since it was made: its contents are {found}, not {made}")
+
     def finish(self, **facts: Any) -> Self:
         """Marks it complete."""
         self._update(complete=True, facts=facts, contents=digest_of(self.folder))
@@ -144,8 +149,10 @@ class Artefact:
         """One of its files of lines."""
         return Log(self.folder / name)
 
-    def _lock(self) -> None:
-        """Until this process ends."""
+    def _begin(self, parents: Mapping[str, "Artefact"]) -> None:
+        """Locks it until this process ends."""
+        for parent in parents.values():
+            parent.check()
         path = str(self.folder.resolve() / ".lock")
         if path in _LOCKS:
             return

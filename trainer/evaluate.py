@@ -1,7 +1,8 @@
 """What a checkpoint makes of held-out problems, as its users get it: from `redraft serve`, by the strategy `revise`.
 
-Each problem is asked twice: greedily, one attempt and what follows from its verification; and by several samples,
-each with its own. Checkpoints that were never taught to refine are asked the same way: their confidence is P(end), too.
+Each problem is asked twice: greedily, one attempt and what follows from its verification; and by several samples, if
+any are wanted, each with its own. Checkpoints that were never taught to refine are asked the same way: their confidence
+is P(end), too.
 """
 
 import asyncio
@@ -31,7 +32,10 @@ class EvaluateSettings(BaseModel):
 
     token: str = Field("<|refine|>", description="The refine token.")
     rounds: int = Field(1, ge=0, le=8, description="Further attempts at most.")
-    samples: int = Field(8, ge=1, le=64, description="Side by side, of which votes are made.")
+    threshold: float | None = Field(
+        None, ge=0, le=1, description="Think again where the confidence is less; by default the model chooses."
+    )
+    samples: int = Field(8, ge=0, le=64, description="Side by side, of which votes are made; 0 for a greedy one alone.")
     temperature: float = Field(0.7, gt=0, description="Of the samples.")
     top_p: float = Field(0.9, gt=0, le=1, description="Of the samples.")
     max_tokens: int = Field(256, ge=1, description="Of an attempt.")
@@ -75,8 +79,9 @@ def evaluate(
 
 def _attempts(line: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     for way in ("greedy", "sampled"):
-        for branch in line[way]["branches"]:
-            yield from branch
+        if way in line:
+            for branch in line[way]["branches"]:
+                yield from branch
 
 
 async def _ask(
@@ -88,23 +93,20 @@ async def _ask(
     console: Console,
 ) -> None:
     client = AsyncRedraft(f"{url}/v1", "none", NAME)
-    params = {"token": settings.token, "rounds": settings.rounds}
+    params = {"token": settings.token, "rounds": settings.rounds, "threshold": settings.threshold}
 
     def work(problem: Problem) -> Callable[[], Awaitable[None]]:
         sampling: dict[str, Any] = {"max_tokens": settings.max_tokens, "seed": seed_of(settings.seed, problem)}
 
         async def one() -> None:
             greedy = client.stream(problem.question, "revise", params, temperature=0, **sampling)
-            several = {**params, "samples": settings.samples}
-            random = {**sampling, "temperature": settings.temperature, "top_p": settings.top_p}
-            sampled = client.stream(problem.question, "revise", several, **random)
-            add(
-                {
-                    "problem": problem.id,
-                    "greedy": told([event async for event in greedy], 1),
-                    "sampled": told([event async for event in sampled], settings.samples),
-                }
-            )
+            line: dict[str, Any] = {"problem": problem.id, "greedy": told([event async for event in greedy], 1)}
+            if settings.samples:
+                several = {**params, "samples": settings.samples}
+                random = {**sampling, "temperature": settings.temperature, "top_p": settings.top_p}
+                sampled = client.stream(problem.question, "revise", several, **random)
+                line["sampled"] = told([event async for event in sampled], settings.samples)
+            add(line)
 
         return one
 

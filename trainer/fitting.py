@@ -8,7 +8,6 @@ import json
 import math
 import os
 import random
-import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -16,16 +15,13 @@ from typing import Any
 
 import torch
 import typer
-from accelerate.utils import (  # type: ignore[import-untyped]
-    broadcast_object_list,
-    gather_object,
-    parse_flag_from_env,
-)
+from accelerate.utils import gather_object, parse_flag_from_env  # type: ignore[import-untyped]
 from datasets import Dataset, concatenate_datasets  # type: ignore[import-untyped]
 from peft import PeftModel
+from rich.console import Console
 from torch.utils.data import Sampler
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 from transformers.utils import logging
 from trl.trainer.dpo_config import DPOConfig
@@ -33,8 +29,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from trainer import forward
+from trainer import device, forward
 from trainer.artefacts import Log
+from trainer.callbacks import Saving, Shown
 from trainer.loading import OneRow, embeddings_of, inner_of, loaded
 from trainer.rows import Row
 from trainer.settings import FitSettings
@@ -54,7 +51,10 @@ def main(folder: Path) -> None:
     largest = max(max(*row.prompt, *row.chosen, *(row.rejected or ())) for row in rows)
     if largest >= (size := len(embeddings_of(inner_of(model))[0])):
         raise SystemExit(f"the rows hold token {largest}, and the model has {size}: give fit the rows' --token")
-    callbacks: list[TrainerCallback] = [Saving(settings.save_minutes)]
+    if inputs["token"] is not None and rows[0].rejected is not None:
+        # Where the strategy `revise` finds it.
+        inner_of(model).config.refine_token = inputs["token"]
+    callbacks: list[TrainerCallback] = [Saving(settings.save_minutes), Shown(Console(stderr=True))]
     if inputs["token"] is not None and settings.freeze_embeddings and settings.lora is None:
         callbacks.append(OneRow(tokenizer.get_vocab()[inputs["token"]]))
     trainer = trainer_of(model, tokenizer, rows, settings, folder, callbacks)
@@ -110,23 +110,6 @@ class RowsDPO(DPOTrainer):
         return concatenate_datasets([dataset, Dataset.from_dict(columns)], axis=1)
 
 
-class Saving(TrainerCallback):
-    """Has a checkpoint saved whenever so much time has passed: what a kill costs does not depend on a step's length."""
-
-    def __init__(self, minutes: float) -> None:
-        self._seconds = minutes * 60
-        self._last = time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """After each step of the optimizer."""
-        # One process decides for all: they save together, and their clocks differ.
-        (due,) = broadcast_object_list([time.monotonic() - self._last >= self._seconds])
-        if due:
-            self._last = time.monotonic()
-            control.should_save = True
-        return control
-
-
 class Order(Sampler[int]):
     """Rows of a like length side by side, so that little of a batch is padding.
 
@@ -178,7 +161,7 @@ def trainer_of(
         "save_strategy": "no",
         "save_total_limit": 1,
         "seed": settings.seed,
-        "bf16": settings.autocast,
+        "bf16": settings.autocast and device.multiplies_bfloat16(),
         "use_cpu": not torch.cuda.is_available(),
         "ddp_backend": "gloo" if settings.processes > 1 and not torch.cuda.is_available() else None,
         "gradient_checkpointing": settings.checkpointing,
@@ -215,6 +198,7 @@ def trainer_of(
             model, args=SFTConfig(**common), train_dataset=data, processing_class=tokenizer, callbacks=callbacks
         )
         forward.install(inner_of(trainer.model), pairs=False)
+    trainer.remove_callback(PrinterCallback)  # All losses are in tensorboard's files, and in losses.jsonl.
     trainer._get_train_sampler = lambda dataset: Order(trainer, settings)
     return trainer
 

@@ -63,6 +63,12 @@ def answer_of(branch: Attempts) -> Mapping[str, Any] | None:
     return whole[-1] if whole else branch[0] if branch else None
 
 
+def _doubted(branch: Attempts, threshold: float) -> bool:
+    """What was cut is not verified, and so not thought over."""
+    confidence = branch[0]["confidence"] if branch else None
+    return confidence is not None and (confidence < threshold or threshold == 1)
+
+
 async def winner(branches: Sequence[Attempts], weighted: bool) -> bool:
     """Whether the heaviest of some branches' answers is right; of equals the first. The strategy's own vote, but that
     what says nothing has a vote only where all say nothing.
@@ -169,6 +175,26 @@ class Outcomes:
             return found
         return (1 - part) * found + part * np.array(self.votes(below + 1, weighted))
 
+    def verdicts(self) -> tuple[Measure, Measure]:
+        """How often the model chose to think again: of wrong greedy first attempts that were verified, and of right."""
+        firsts = [branch[0] for branch in self._greedy() if branch and branch[0]["confidence"] is not None]
+        wrong, right = (
+            [float(one["refine"]) for one in firsts if bool(one["right"]) is side] for side in (False, True)
+        )
+        return Measure.mean(wrong), Measure.mean(right)
+
+    def again_at(self, threshold: float) -> list[bool]:
+        """Whether the greedy first attempt is less sure than that, by problem; all are at 1."""
+        return [_doubted(branch, threshold) for branch in self._greedy()]
+
+    def last_at(self, threshold: float) -> list[bool]:
+        """Whether what a client gets is right, by problem, if attempts that are less sure than that are thought over.
+
+        Of an evaluation in which all were, whatever the model chose.
+        """
+        answers = [answer_of(branch if _doubted(branch, threshold) else branch[:1]) for branch in self._greedy()]
+        return [answer is not None and bool(answer["right"]) for answer in answers]
+
     def tokens(self) -> float:
         """Completion tokens of one sample, refined and verified, on average."""
         return float(
@@ -178,7 +204,7 @@ class Outcomes:
     @property
     def samples(self) -> int:
         """Of each problem."""
-        return min((len(line["sampled"]["branches"]) for line in self.lines), default=0)
+        return min(map(len, self._sampled()), default=0)
 
     def _after(self, before: bool) -> Measure:
         first, last = np.array(self.first()), np.array(self.last())
@@ -199,4 +225,4 @@ class Outcomes:
         return [(line["greedy"]["branches"] or [[]])[0] for line in self.lines]
 
     def _sampled(self) -> list[list[Attempts]]:
-        return [line["sampled"]["branches"] for line in self.lines]
+        return [line["sampled"]["branches"] if "sampled" in line else [] for line in self.lines]

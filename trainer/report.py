@@ -19,7 +19,11 @@ OF_MODEL = ("model", "revision", "weights")
 
 
 def write_report(
-    folder: Path, name: str, evaluations: Mapping[str, Artefact], trained: Mapping[str, int] | None = None
+    folder: Path,
+    name: str,
+    evaluations: Mapping[str, Artefact],
+    trained: Mapping[str, int] | None = None,
+    always: Artefact | None = None,
 ) -> Path:
     """Writes NAME.md and NAME.png; returns the first.
 
@@ -28,13 +32,16 @@ def write_report(
         name: of the files.
         evaluations: by label. The last is compared with all others.
         trained: tokens that each was trained on, behind what all begin with; what is not known is left out.
+        always: of the last, with another attempt at every problem, whatever it chose.
 
     Raises:
-        ArtefactError: they are of different problems, or were asked in different ways.
+        ArtefactError: they are of different problems, or were asked in different ways; or are of no samples.
     """
     settings = _common(evaluations)
     outcomes = joined({label: found.log(OUTCOMES).read() for label, found in evaluations.items()})
     *_, newest = outcomes
+    if none := [label for label, one in outcomes.items() if not one.samples]:
+        raise ArtefactError(f"{none[0]} was evaluated without samples, of which a report makes votes")
     _plot(outcomes, folder / f"{name}.png")
     path = folder / f"{name}.md"
     problems = len(outcomes[newest].lines)
@@ -64,6 +71,12 @@ def write_report(
                     for label, found in outcomes.items()
                 ],
             ),
+            VERDICTS,
+            table(
+                ["checkpoint", "thinks again, of wrong ones", "of right ones"],
+                [[label, *map(str, found.verdicts())] for label, found in outcomes.items()],
+            ),
+            *([] if always is None else _thought_over(outcomes[newest], always)),
             "## Votes at equal tokens",
             f"{EQUAL} {budget:.0f}.",
             table(
@@ -90,6 +103,23 @@ def write_report(
         ],
     )
     return path
+
+
+def _thought_over(found: Outcomes, always: Artefact) -> list[str]:
+    """What the choice to think again is worth, beside other rules for it."""
+    all_of = joined({"it": found.lines, "always": always.log(OUTCOMES).read()})["always"]
+    rows = []
+    for threshold in THRESHOLDS:
+        last = all_of.last_at(threshold)
+        shares = [str(Measure.mean(values)) for values in (last, all_of.again_at(threshold))]
+        rows.append([_rule(threshold), *shares, _p(found.last(), last)])
+    own = ["as it chooses", str(Measure.mean(found.last())), str(Measure.mean(found.refined())), ""]
+    heads = ["thinks again", "after refining", "share thought over", "p, its choice against that"]
+    return [THOUGHT_OVER, table(heads, [own, *rows])]
+
+
+def _rule(threshold: float) -> str:
+    return {0.0: "never", 1.0: "always"}.get(threshold, f"where P(end) < {threshold:g}")
 
 
 def joined(lines: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Outcomes]:
@@ -234,6 +264,10 @@ chose to refine. Intervals are 95%, by resampling problems."""
 TRAINED = "Tokens of training are those behind what all begin with."
 FLIPS = """Of the same greedy answers: what refining changed. p is McNemar's exact test of the two flips; CL is the \
 share of right first answers that stay right, CS that of wrong ones that become right."""
+VERDICTS = """Of greedy first attempts that were verified: what the checkpoint chose."""
+THRESHOLDS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
+THOUGHT_OVER = """Of the last checkpoint: all greedy attempts were thought over once more, and which of the two \
+attempts counts is decided by a threshold (the parameter `threshold` of `revise`). Each p is McNemar's exact test."""
 EQUAL = """As many samples for each checkpoint as so many tokens pay for, refining and scoring too; of a fraction, \
 between the whole numbers beside it. Tokens for a problem:"""
 AGAINST = """Differences problem by problem, with McNemar's exact tests, not corrected for their number."""

@@ -33,7 +33,7 @@ class FitSettings(BaseModel):
     lora: Lora | None = Field(None, description="Fit an adapter; merged in the end where a new token needs it.")
     merge: bool = Field(True, description="Write an adapter into the weights, so that it is a checkpoint.")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Of weights and products.")
-    autocast: bool = Field(False, description="Products in bfloat16, weights in float32.")
+    autocast: bool = Field(False, description="Products in bfloat16 where the machine has instructions for them.")
     checkpointing: bool = Field(False, description="Compute activations again in place of keeping them.")
     save_minutes: float = Field(5.0, gt=0, description="Between checkpoints that a killed run goes on with.")
     seed: int = Field(0, description="Of the order of the rows, and of an adapter's first weights.")

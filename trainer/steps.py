@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from trainer import device
 from trainer.artefacts import Artefact, ArtefactError, write_whole
 from trainer.card import write_card
 from trainer.children import bound
@@ -125,7 +126,9 @@ def fit(folder: Path, model: Model, rows: Artefact, settings: Any, console: Cons
         ).returncode
         if status != 0:
             raise ArtefactError(f"{folder}: the training ended with status {status}; the same command goes on with it")
-        facts = {"rows": rows.facts["rows"], "tokens": rows.facts["tokens"]}
+        facts = {"rows": rows.facts["rows"], "tokens": rows.facts["tokens"], "device": device.name()}
+        if settings.autocast:
+            facts["products"] = "bfloat16" if device.multiplies_bfloat16() else "float32"
         write_card(artefact, Model.fitted(artefact).path, model.name, rows, facts)
         artefact.finish(**facts)
         # The optimizer's state is thrice the weights, and nothing goes on with it.

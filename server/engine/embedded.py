@@ -427,6 +427,8 @@ def capabilities(
         vocab_size=config.get_vocab_size(),
         end_tokens=_end_tokens(client),
         max_adapter_rank=0 if lora is None else lora.max_lora_rank,
+        # As `redraft train` writes it.
+        refine_token=getattr(config.hf_config, "refine_token", None),
     )
 
 

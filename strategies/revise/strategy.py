@@ -18,11 +18,14 @@ from typing_extensions import override
 
 from strategies.answers import AnswerKind
 from strategies.base import Answer, Event, InvalidTask, Note, Params, Strategy, Task, Thought, require_samples_differ
-from strategies.engine import Engine, Generation, Sampling
+from strategies.engine import Capabilities, Engine, Generation, Sampling
 from strategies.merge import side_by_side
-from strategies.revise.verify import ByQuestion, ByToken, Confidence, Verifier
+from strategies.revise.verify import ByQuestion, ByToken, Confidence, Verdict, Verifier
 from strategies.session import Exhausted, Session
 from strategies.vote import Vote
+
+REFINE = "<|refine|>"
+"""The token of a checkpoint that names none."""
 
 
 class ReviseParams(Params):
@@ -33,7 +36,13 @@ class ReviseParams(Params):
         description="trained: by the refine token of a checkpoint trained for it; prompted: any chat model, asked in "
         "words whether its answer is correct, an approximation.",
     )
-    token: str = Field("<|refine|>", min_length=1, max_length=100, description="The refine token, in mode trained.")
+    token: str | None = Field(
+        None,
+        min_length=1,
+        max_length=100,
+        description="The refine token, in mode trained; by default the one that the checkpoint names "
+        "(`refine_token` in its config.json, as `redraft train` writes it), else <|refine|>.",
+    )
     rounds: int = Field(1, ge=0, le=8, description="Further attempts at most. The paper trains for one.")
     samples: int = Field(1, ge=1, le=64, description="Samples side by side. The paper has 5, and up to 64.")
     confidence: Confidence = Field(
@@ -41,6 +50,13 @@ class ReviseParams(Params):
     )
     aggregate: Literal["confidence", "majority"] = Field(
         "confidence", description="confidence: samples vote with their confidence; majority: with one vote each."
+    )
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Think again where the confidence is less, whatever the model chose: 0 never, 1 always. By default "
+        "the model chooses, as published.",
     )
     answer: AnswerKind = Field("auto", description="What the vote compares, as in self_consistency.")
 
@@ -71,11 +87,12 @@ class Revise(Strategy):
             raise InvalidTask("mode prompted cannot continue an assistant message", "continue_final_message")
         if p.mode == "prompted":
             return
-        token = engine.added_token(p.token)
+        name = token_of(p, engine.capabilities)
+        token = engine.added_token(name)
         # A tokenizer may know a token for which the model has no weights.
         if token is None or token in engine.capabilities.end_tokens or token >= engine.capabilities.vocab_size:
             raise InvalidTask(
-                f"this model has no token {p.token!r} of its own, so it was not trained for revise. Train it to say "
+                f"this model has no token {name!r} of its own, so it was not trained for revise. Train it to say "
                 "one where an attempt of its own is wrong and to go on with a right one (arXiv:2502.14565; `redraft "
                 "train revise` does), serve that checkpoint, and name its token in the parameter 'token'; or ask with "
                 "mode 'prompted', an approximation.",
@@ -119,7 +136,7 @@ class Revise(Strategy):
                 engine.keep(_surest(latest))
                 if not _is_answer(y):
                     return
-                verdict = await verifier.verify(y)
+                verdict = self._decided(await verifier.verify(y))
                 latest[branch] = Attempt(y, verdict.confidence)
                 engine.keep(_surest(latest))
                 data = {
@@ -143,6 +160,14 @@ class Revise(Strategy):
             # The other samples may have what this one lacks.
             return
 
+    def _decided(self, verdict: Verdict) -> Verdict:
+        """By the threshold, if there is one, in place of the model's own choice."""
+        threshold = self.params.threshold
+        if threshold is None:
+            return verdict
+        # A confidence of 1 is not sure either where another attempt is wanted always.
+        return replace(verdict, refine=verdict.confidence < threshold or threshold == 1)
+
     def _verifier(self, task: Task, engine: Session) -> Verifier:
         if self.params.mode == "prompted":
             return ByQuestion(task, engine)
@@ -162,9 +187,14 @@ class Revise(Strategy):
         return replace(sampling, stop_token_ids=(*sampling.stop_token_ids, self._token(engine)))
 
     def _token(self, engine: Session) -> int:
-        token = engine.added_token(self.params.token)
+        token = engine.added_token(token_of(self.params, engine.capabilities))
         assert token is not None  # `check` says so.
         return token
+
+
+def token_of(params: ReviseParams, capabilities: Capabilities) -> str:
+    """The refine token: the one that is named, else the checkpoint's own."""
+    return params.token or capabilities.refine_token or REFINE
 
 
 def _is_answer(y: Generation) -> bool:

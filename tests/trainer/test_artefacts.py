@@ -111,3 +111,17 @@ def test_half_a_line_is_written_anew(tmp_path: Path) -> None:
     assert log.begin() == []
     log.add({"d": 4})
     assert log.read() == [{"d": 4}]
+
+
+def test_a_parent_that_was_changed_is_refused(tmp_path: Path) -> None:
+    parent = Artefact.open(tmp_path / "p", "sample", {})
+    parent.log("lines.jsonl").add({"a": 1})
+    parent.finish()
+    begun = Artefact.open(tmp_path / "begun", "grade", {}, {"samples": parent})
+    done = Artefact.open(tmp_path / "done", "grade", {}, {"samples": parent}).finish()
+    parent.log("lines.jsonl").add({"a": 2})
+    for folder in (tmp_path / "new", begun.folder):
+        with pytest.raises(ArtefactError, match="p was changed since it was made"):
+            Artefact.open(folder, "grade", {}, {"samples": parent})
+    # What was made of it before is as good as it was.
+    assert Artefact.open(done.folder, "grade", {}, {"samples": parent}).complete

@@ -95,7 +95,10 @@ def test_all_begin_alike_and_learn_as_many_tokens(tmp_path: Path, monkeypatch: p
     assert own[1].parents["grades"].name == "verify/grades"
     asked = {model for model, _ in run.evaluated.values()}
     assert asked == {"sft/fit", "verify/fit", "controls/gold/fit", "controls/rft/fit", "revised"}
-    assert all((way.token, way.samples) == ("<x>", 2) for _, way in run.evaluated.values())
+    over, always = run.evaluated.pop("evaluations/revise-always-again")
+    assert (over, always.token, always.threshold, always.samples) == ("revised", "<x>", 1, 0)
+    assert all((w.token, w.threshold, w.samples) == ("<x>", None, 2) for _, w in run.evaluated.values())
+    assert len(run.evaluated) == 5
     text = (tmp_path / "report" / "revise.md").read_text()
     for label, trained in (("SFT", 0), ("gold answers", 110), ("ReVISE, stage verify", 60), ("ReVISE", 110)):
         assert f"| {label} | {trained:,} | 1.000" in text

@@ -127,6 +127,37 @@ def test_what_says_nothing_was_asked_all_the_same() -> None:
     assert found.votes(4, weighted=False) == found.votes(4, weighted=True) == [1.0, 0.0]
 
 
+def greedy(*branches: list[dict[str, Any]]) -> Outcomes:
+    """Of evaluations without samples."""
+    return Outcomes([{"problem": str(i), "greedy": {"branches": [branch]}} for i, branch in enumerate(branches)])
+
+
+def test_verdicts() -> None:
+    doubted, sure = attempt("is 5", 0.4, False, refine=True), attempt("is 7", 0.8, False)
+    wrongly = attempt("is 4", 0.3, True, refine=True)
+    found = greedy([doubted, FOUR], [sure], [wrongly, FOUR], [FOUR], [FOUR], [CUT])
+    of_wrong, of_right = found.verdicts()
+    assert of_wrong.value == 1 / 2
+    assert of_right.value == pytest.approx(1 / 3)
+    assert found.samples == 0
+
+
+@pytest.mark.parametrize(
+    ("threshold", "again", "right"),
+    [
+        (0.0, [False, False, False, False], [False, True, False, True]),
+        (0.5, [False, True, True, False], [False, False, True, True]),
+        (0.9, [False, True, True, False], [False, False, True, True]),
+        (1.0, [True, True, True, False], [True, False, True, True]),
+    ],
+)
+def test_what_a_threshold_would_have_made(threshold: float, again: list[bool], right: list[bool]) -> None:
+    """Sure and wrong, unsure and right, unsure and wrong, cut."""
+    found = greedy([FIVE, FOUR], [FOUR, FIVE], [SIX, FOUR], [CUT])
+    assert found.again_at(threshold) == again
+    assert found.last_at(threshold) == right
+
+
 def test_an_interval_holds_its_value() -> None:
     found = Measure.mean([1.0] * 70 + [0.0] * 30)
     assert found.value == pytest.approx(0.7)

@@ -147,6 +147,8 @@ def test_the_checkpoint_refines(run: Path, model: Path, served: Server) -> None:
     assert tokens == [refine]
     ask = served.client.chat.completions.create
     messages: Any = [{"role": "user", "content": "What is 2 + 2?"}]
+    # It says itself which token it was taught.
+    assert json.loads((run / "correct/fit/model/config.json").read_text())["refine_token"] == "<|refine|>"
     for strategy in ("revise", "revise+srgen"):
         answer = ask(model=served.alias(strategy), messages=messages, max_tokens=8, temperature=1.0, seed=1)
         assert answer.choices[0].message.content
@@ -215,6 +217,20 @@ def test_an_evaluation_that_was_killed_goes_on(
     assert Outcomes(outcomes).auroc().value == Outcomes(outcomes).auroc().value  # There are right and wrong ones.
     text = write_report(tmp_path / "report", "mine", {"whole": whole, "again": again}).read_text()
     assert "# mine: 4 held-out problems" in text
+
+
+def test_all_that_is_thought_over(run: Path, served: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.evaluate.served", lambda *_: nullcontext(served.url))
+    asked_of, model = Artefact.read(run / "held-out"), Model.fitted(Artefact.read(run / "correct/fit"))
+    settings = EvaluateSettings(samples=0, max_tokens=8, threshold=1)
+    made = evaluate(tmp_path / "over", model, asked_of, settings, "math", ServeSettings(), Console(quiet=True))
+    lines = made.log(OUTCOMES).read()
+    assert len(lines) == 4
+    for line in lines:
+        (branch,) = line["greedy"]["branches"]
+        assert "sampled" not in line
+        # The model says 4 or 5, whatever stands before it.
+        assert len(branch) == 2 and all(one["refine"] for one in branch if one["confidence"] is not None)
 
 
 def test_another_setting_is_told_apart(command: list[str], run: Path) -> None:

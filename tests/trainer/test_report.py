@@ -36,6 +36,33 @@ def test_checkpoints_are_compared_that_were_asked_alike(tmp_path: Path, asked: A
     assert not any(f"| {key} |" in text for key in ("model", "revision", "weights"))
 
 
+def test_what_its_choice_is_worth(tmp_path: Path, asked: Artefact) -> None:
+    one = evaluated(tmp_path / "a", SETTINGS, asked)
+    always = Artefact.open(tmp_path / "always", "evaluate", {**SETTINGS, "threshold": 1.0, "samples": 0}, {})
+    wrong, right = ({"text": "it", "confidence": c, "refine": True, "right": r} for c, r in ((0.6, False), (0.9, True)))
+    always.log(OUTCOMES).write(iter([{"problem": "0/0", "greedy": {"branches": [[wrong, right]], "tokens": 9}}]))
+    found = {"a": one, "b": one}
+    text = write_report(tmp_path, "x", found, always=always.finish()).read_text()
+    rows = [line.split(" | ")[:3] for line in text.splitlines() if "P(end) <" in line or line.startswith("| always")]
+    assert [(rule, last[:5], again[:5]) for rule, last, again in rows] == [
+        ("| where P(end) < 0.25", "0.000", "0.000"),
+        ("| where P(end) < 0.5", "0.000", "0.000"),
+        ("| where P(end) < 0.75", "1.000", "1.000"),
+        ("| where P(end) < 0.9", "1.000", "1.000"),
+        ("| always", "1.000", "1.000"),
+    ]
+    assert "| as it chooses | 1.000" in text
+    assert "P(end) <" not in write_report(tmp_path, "x", found).read_text()
+
+
+def test_a_report_wants_samples(tmp_path: Path, asked: Artefact) -> None:
+    none = Artefact.open(tmp_path / "none", "evaluate", SETTINGS, {"problems": asked})
+    branch = [{"text": "is 4", "confidence": 0.5, "refine": False, "right": True}]
+    none.log(OUTCOMES).write(iter([{"problem": "0/0", "greedy": {"branches": [branch], "tokens": 9}}]))
+    with pytest.raises(ArtefactError, match="mine was evaluated without samples"):
+        write_report(tmp_path, "x", {"mine": none.finish()})
+
+
 @pytest.mark.parametrize(
     ("changed", "differs"),
     [

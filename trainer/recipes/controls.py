@@ -2,7 +2,8 @@
 
 All begin where its stages began, with the SFT checkpoint, and go on with the settings of SFT, rather than with the
 lower learning rate of the stages: what one would do with more answers. Gold ones are to fresh problems; own ones are
-the right ones among the samples that stage verify was made of, again and again.
+the right ones among the samples that stage verify was made of, again and again. The revised one is asked a second time,
+to think again at every problem, whatever it makes of its attempt.
 """
 
 from collections.abc import Iterable, Iterator
@@ -56,8 +57,11 @@ def run(run: Run, settings: Controls) -> Model:
         label: run.evaluate(f"evaluations/{label.replace(', ', '-').replace(' ', '-').lower()}", model, way)
         for label, (model, _) in checkpoints.items()
     }
+    # The revised one once more, with another attempt at every problem: what is its choice worth?
+    over = way.model_copy(update={"threshold": 1.0, "samples": 0})
+    always = run.evaluate("evaluations/revise-always-again", revised, over)
     trained = {label: count for label, (_, count) in checkpoints.items()}
-    path = write_report(run.folder / "report", "revise", found, trained)
+    path = write_report(run.folder / "report", "revise", found, trained, always)
     run.console.print(f"[green]report:[/green] {path}", highlight=False, soft_wrap=True)
     return revised
 

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 
-def client_of(speculative: object = None, ends: object = None) -> Any:
+def client_of(speculative: object = None, ends: object = None, **config: object) -> Any:
     """As much of an AsyncLLM as tells its capabilities."""
     return SimpleNamespace(
-        model_config=SimpleNamespace(max_model_len=100, max_logprobs=20, get_vocab_size=lambda: 50),
+        model_config=SimpleNamespace(
+            max_model_len=100, max_logprobs=20, get_vocab_size=lambda: 50, hf_config=SimpleNamespace(**config)
+        ),
         vllm_config=SimpleNamespace(speculative_config=speculative, lora_config=None),
         renderer=SimpleNamespace(get_eos_token_id=lambda: 2),
         input_processor=SimpleNamespace(generation_config_fields={"eos_token_id": ends}),
@@ -25,6 +27,13 @@ def test_tokens_that_end_an_answer(listed: object, expected: tuple[int, ...]) ->
     from server.engine.embedded import capabilities
 
     assert capabilities(client_of(ends=listed)).end_tokens == expected
+
+
+def test_the_token_that_a_checkpoint_was_trained_to_say() -> None:
+    from server.engine.embedded import capabilities
+
+    assert capabilities(client_of()).refine_token is None
+    assert capabilities(client_of(refine_token="<again>")).refine_token == "<again>"
 
 
 def test_under_speculative_decoding_there_are_no_hidden_states() -> None:

@@ -60,6 +60,40 @@ async def test_it_thinks_again_behind_the_token() -> None:
     assert outcome.thoughts() == [("attempt", 0, "it is 41no, 42")]
 
 
+@pytest.mark.parametrize(
+    ("threshold", "end", "answer"),
+    [(0.9, 0.8, "no, 42"), (0.8, 0.8, "it is 41"), (1, 1.0, "no, 42"), (0, 0.0, "it is 41")],
+)
+async def test_a_threshold_decides_in_place_of_the_model(threshold: float, end: float, answer: str) -> None:
+    """The model itself would end where its confidence is the larger, and refine where it is 0."""
+    first = ends("it is 41") if end else refines("it is 41")
+    scores = probabilities(end=end or 1e-300)
+    outcome = await played(ScriptedEngine([first, ends("no, 42")], scores=scores), threshold=threshold)
+    assert outcome.answer == answer
+    assert outcome.data("verified")[0]["refine"] == (answer == "no, 42")
+
+
+async def test_a_threshold_goes_on_behind_the_token_that_the_model_did_not_say() -> None:
+    engine = ScriptedEngine([ends("it is 41"), ends("no, 42")], scores=probabilities(end=0.8))
+    await played(engine, threshold=1)
+    first, second = engine.requests
+    said = [token_id(word) for word in ("it", " is", " 41")]
+    assert second.prompt.token_ids == (*first.prompt.token_ids, *said, REFINE)
+
+
+async def test_the_checkpoint_names_its_token() -> None:
+    own = token_id("<|again|>")
+    engine = ScriptedEngine([Reply("41", end=own, stop_reason=own), ends("42")], scores=probabilities(end=0.8))
+    engine.capabilities = replace(engine.capabilities, refine_token="<|again|>")
+    assert (await played(engine)).answer == "42"
+    assert own in engine.requests[0].sampling.stop_token_ids
+    # What a request names comes first.
+    engine = ScriptedEngine([ends("41")], scores=probabilities(end=0.8))
+    engine.capabilities = replace(engine.capabilities, refine_token="<|again|>")
+    await played(engine, token="<|refine|>")
+    assert REFINE in engine.requests[0].sampling.stop_token_ids
+
+
 async def test_rounds_bound_it() -> None:
     engine = ScriptedEngine(lambda request: refines(f"attempt {request.number}"), scores=probabilities(end=0.1))
     outcome = await played(engine, rounds=2)
