@@ -35,6 +35,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="TOML file of sett
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="A setting: verify.learning_rate=1e-5. Values as TOML has them.")
 ]
+ChatTemplate = Annotated[Path | None, typer.Option(help="Jinja file, of a base model that has none.")]
 ModelName = Annotated[str, typer.Option(help="As in redraft serve --model, or a folder of redraft train fit.")]
 
 
@@ -217,6 +218,7 @@ def pairs(
     stage: Annotated[str, typer.Option(help="gold answers, own right ones, or verify and correct of ReVISE.")],
     grades: Annotated[Path | None, typer.Option(help="Folder of grades, of all stages but gold.")] = None,
     model: ModelName = "smollm2-135m",
+    chat_template: ChatTemplate = None,
     token: Annotated[str, typer.Option(help="The refine token.")] = "<|refine|>",
     balanced: Annotated[bool, typer.Option("--balanced", help="As many right rows as wrong ones.")] = False,
     most_rows: Annotated[int | None, typer.Option(help="At most; all by default.")] = None,
@@ -232,7 +234,7 @@ def pairs(
         raise SettingsError(f"--stage {stage}: it is gold, own, verify or correct")
     if (grades is None) != (stage == "gold"):
         raise SettingsError(f"--stage {stage} takes {'no ' if stage == 'gold' else ''}--grades")
-    base, asked = Model.of(model), Artefact.read(problems, "problems")
+    base, asked = Model.of(model, chat_template), Artefact.read(problems, "problems")
     graded = None if grades is None else Artefact.read(grades, "grade")
     if graded is not None and Model.of(graded.facts["model"]).path != base.path:
         raise SettingsError(f"{grades} is of samples of {graded.facts['model']}: give it as --model")
@@ -261,6 +263,7 @@ def fit(
     out: Out,
     rows: Annotated[Path, typer.Option(help="Folder of rows.")],
     model: ModelName = "smollm2-135m",
+    chat_template: ChatTemplate = None,
     token: Annotated[str | None, typer.Option(help="A token that it is to have; by default that of the rows.")] = None,
     config: Config = None,
     changes: Changes = None,
@@ -274,7 +277,7 @@ def fit(
 
     settings = settings_of(FitSettings, config, changes or [])
     given = Artefact.read(rows, "rows")
-    made = steps.fit(out, Model.of(model), given, settings, console, token or given.settings.get("token"))
+    made = steps.fit(out, Model.of(model, chat_template), given, settings, console, token or given.settings.get("token"))
     console.print(f"[green]serve it:[/green] {made.command}", highlight=False, soft_wrap=True)
 
 

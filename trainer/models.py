@@ -28,16 +28,29 @@ class Model:
     artefact: Artefact | None = None
 
     @classmethod
-    def of(cls, name: str) -> "Model":
-        """A folder of `fit`, or whatever `redraft serve --model` takes. Raises ModelError, ArtefactError."""
+    def of(cls, name: str, chat_template: Path | None = None) -> "Model":
+        """A folder of `fit`, or whatever `redraft serve --model` takes.
+
+        Args:
+            name: of it.
+            chat_template: of a base model that has none, or in place of its own; what is fitted keeps it.
+
+        Raises:
+            ModelError: there is no such model.
+            ArtefactError: the folder is of another step; or there is no such template, or the model has its own.
+        """
+        if chat_template is not None and not chat_template.is_file():
+            raise ArtefactError(f"there is no chat template {chat_template}")
         if (Path(name) / "manifest.json").is_file():
+            if chat_template is not None:
+                raise ArtefactError(f"{name} was fitted with a chat template, and takes no other")
             return cls.fitted(Artefact.read(Path(name)))
         found = resolve(name)
         path = found.path
         if not Path(path).exists():
             # One and the same revision for all that is made of it.
             path = snapshot_download(path, allow_patterns=FILES)
-        return cls(name, path, found.chat_template)
+        return cls(name, path, chat_template or found.chat_template)
 
     @classmethod
     def fitted(cls, artefact: Artefact) -> "Model":
@@ -70,7 +83,10 @@ class Model:
         """What of it decides an artefact, beside its parents. Raises ArtefactError: it is an adapter alone."""
         if self.is_adapter:
             raise ArtefactError(f"{self.path} is an adapter, and no model: fit it with lora and merge = true")
-        return {} if self.artefact is not None else {"model": self.name, **_weights(self.path)}
+        if self.artefact is not None:
+            return {}
+        written = {} if self.chat_template is None else {"chat_template": digest_of(self.chat_template)}
+        return {"model": self.name, **_weights(self.path), **written}
 
     @property
     def parents(self) -> dict[str, Artefact]:
@@ -96,6 +112,8 @@ def template_of(model: Model, token: str | None = None) -> "Template":
     tokenizer: Any = AutoTokenizer.from_pretrained(model.path)
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template.read_text(encoding="utf-8")
+    if tokenizer.chat_template is None:
+        raise ArtefactError(f"{model.name} has no chat template: name a Jinja file of one, as chat_template")
     if token is not None and token not in tokenizer.get_vocab():
         tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
     try:

@@ -14,7 +14,7 @@ from trainer.artefacts import Artefact, ArtefactError
 from trainer.evaluate import OUTCOMES
 from trainer.measures import Measure, Outcomes
 
-OF_MODEL = ("model", "revision", "weights")
+OF_MODEL = ("model", "revision", "weights", "chat_template")
 """Settings of an evaluation that say what is evaluated, rather than how."""
 
 

@@ -32,6 +32,7 @@ class RecipeSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str = Field("smollm2-135m", description="Base model, as in redraft serve --model.")
+    chat_template: Path | None = Field(None, description="Jinja file, of a base model that has none.")
     task: str = Field(..., description="gym:NAME, file:PATH or hub:ID[:SPLIT], each with [:KEY=VALUE,...].")
     held_out_task: str | None = Field(None, description="Of the held-out problems, if not the same.")
     held_out: int = Field(1000, ge=1, description="Problems that no step trains on.")
@@ -48,7 +49,7 @@ class Run:
         self.folder = folder
         self.settings = settings
         self.console = console
-        self.base = Model.of(settings.model)
+        self.base = Model.of(settings.model, settings.chat_template)
         self._drawn: dict[str, Artefact] = {}
 
     @property

@@ -1,6 +1,7 @@
 """The commands: settings, steps one by one, and what they say when something is wrong."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,33 @@ def test_samples_become_rows(tmp_path: Path, tiny_model: Path) -> None:
     assert found["wrong"]["chosen"] == [REFINE, *tokenizer.encode("The answer is 4."), END]
     assert Artefact.read(tmp_path / "correct-parted").settings["token"] == "<|refine|>"
     assert "kinds {'right': 1}" in rows("own", parted)
+
+
+def test_a_base_model_without_a_chat_template(tmp_path: Path, tiny_model: Path) -> None:
+    base, template, problems = tmp_path / "base", tmp_path / "chat.jinja", tmp_path / "problems"
+    shutil.copytree(tiny_model, base)
+    (base / "chat_template.jinja").unlink()
+    template.write_text(
+        "{% for turn in messages %}{{ turn.role[0] }}:{{ turn.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}a:{% endif %}"
+    )
+    run("problems", problems, "--task", "gym:gcd", "--count", 2)
+
+    def rows(folder: str, *more: object, code: int = 0) -> str:
+        given = ("--problems", problems, "--stage", "gold", "--model", base, *more)
+        return run("pairs", tmp_path / folder, *given, code=code)
+
+    assert "has no chat template: name a Jinja file" in rows("rows", code=1)
+    assert "there is no chat template" in rows("rows", "--chat-template", tmp_path / "none.jinja", code=1)
+    assert "kinds {'gold': 2}" in rows("rows", "--chat-template", template)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    line = Log(tmp_path / "rows" / "rows.jsonl").read()[0]
+    assert tokenizer.decode(line["prompt"]).startswith("u:Find the Greatest Common Divisor")
+    assert tokenizer.decode(line["prompt"]).endswith("<|im_end|>a:")
+    # Rows that another template wrote are others.
+    template.write_text(template.read_text() + " ")
+    assert "settings.chat_template is" in rows("rows", "--chat-template", template, code=1)
+    assert "takes no other" in rows("rows", "--model", tmp_path / "rows", "--chat-template", template, code=1)
 
 
 @pytest.mark.parametrize(
