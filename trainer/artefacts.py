@@ -131,8 +131,8 @@ class Artefact:
 
     @property
     def digest(self) -> str:
-        """Of how it was made, parents and all, and of what came of it."""
-        made = {key: self.manifest.get(key) for key in ("step", "settings", "parents", "contents")}
+        """Of how it was made, parents and all, of what came of it, and of what its step found out."""
+        made = {key: self.manifest.get(key) for key in ("step", "settings", "parents", "contents", "facts")}
         return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self) -> None:

@@ -1,5 +1,6 @@
 """What trl's trainers do by the way: save by the clock, and show how far they are."""
 
+import math
 import time
 from typing import Any
 
@@ -26,6 +27,15 @@ class Saving(TrainerCallback):
             self._last = time.monotonic()
             control.should_save = True
         return control
+
+
+class Finite(TrainerCallback):
+    """Ends a training whose loss is no number any more: what comes of it is none either."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """What the step before came to. Raises SystemExit."""
+        if "loss" in (logs or {}) and not math.isfinite(float(logs["loss"])):
+            raise SystemExit(f"the loss of step {state.global_step} is {logs['loss']}: lower the learning rate")
 
 
 class Shown(TrainerCallback):

@@ -277,7 +277,8 @@ def fit(
 
     settings = settings_of(FitSettings, config, changes or [])
     given = Artefact.read(rows, "rows")
-    made = steps.fit(out, Model.of(model, chat_template), given, settings, console, token or given.settings.get("token"))
+    base, taught = Model.of(model, chat_template), token or given.settings.get("token")
+    made = steps.fit(out, base, given, settings, console, taught)
     console.print(f"[green]serve it:[/green] {made.command}", highlight=False, soft_wrap=True)
 
 
@@ -312,18 +313,36 @@ def report(
         list[str], typer.Argument(help="NAME=FOLDER of evaluations; the last is compared with all others.")
     ],
     name: Annotated[str, typer.Option(help="Of the report's files.")] = "training",
+    trained: Annotated[
+        list[str] | None, typer.Option(help="NAME=TOKENS that it was trained on, behind what all begin with.")
+    ] = None,
+    always: Annotated[
+        Path | None, typer.Option(help="Folder of the last's evaluation with threshold = 1: all was thought over.")
+    ] = None,
 ) -> None:
     """Step: compare evaluated checkpoints, in Markdown with plots."""
     from trainer.artefacts import Artefact
     from trainer.report import write_report
 
-    found = {}
-    for one in evaluations:
-        label, equals, folder = one.partition("=")
+    found = {label: Artefact.read(Path(folder), "evaluate") for label, folder in _named(evaluations, "FOLDER")}
+    tokens: dict[str, int] = {}
+    for label, count in _named(trained or (), "TOKENS"):
+        if not count.isdecimal():
+            raise SettingsError(f"--trained {label}={count}: a number of tokens is wanted")
+        tokens[label] = int(count)
+    if unknown := tokens.keys() - found.keys():
+        raise SettingsError(f"--trained {min(unknown)}: there is no such evaluation")
+    over = None if always is None else Artefact.read(always, "evaluate")
+    path = write_report(out, name, found, tokens, over)
+    console.print(f"[green]report:[/green] {path}", highlight=False, soft_wrap=True)
+
+
+def _named(given: Sequence[str], what: str) -> Iterator[tuple[str, str]]:
+    for one in given:
+        label, equals, value = one.partition("=")
         if not equals:
-            raise SettingsError(f"{one}: NAME=FOLDER is wanted")
-        found[label] = Artefact.read(Path(folder), "evaluate")
-    console.print(f"[green]report:[/green] {write_report(out, name, found)}", highlight=False, soft_wrap=True)
+            raise SettingsError(f"{one}: NAME={what} is wanted")
+        yield label, value
 
 
 def _served(module: str, name: str) -> Any:

@@ -12,10 +12,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
+from transformers import AutoConfig, AutoTokenizer
 
 from clients.client import AsyncRedraft
 from clients.events import Done, Event, Note, Thought
-from trainer.artefacts import Artefact
+from strategies.revise.strategy import REFINE
+from trainer.artefacts import Artefact, ArtefactError
 from trainer.grading import Grader, check, graded
 from trainer.models import Model
 from trainer.problems import check_held_out, problems_of
@@ -30,7 +32,7 @@ class EvaluateSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    token: str = Field("<|refine|>", description="The refine token.")
+    token: str | None = Field(None, description="The refine token; by default the checkpoint's own.")
     rounds: int = Field(1, ge=0, le=8, description="Further attempts at most.")
     threshold: float | None = Field(
         None, ge=0, le=1, description="Think again where the confidence is less; by default the model chooses."
@@ -57,7 +59,10 @@ def evaluate(
     artefact = Artefact.open(folder, "evaluate", made, parents)
     if artefact.complete:
         return artefact
-    check_held_out(asked_of, model.artefact)
+    lost = check_held_out(asked_of, model.artefact)
+    for one in lost:
+        console.print(f"[yellow]whether problems were learnt from is unknown:[/yellow] {one} is lost", highlight=False)
+    _check_token(model, settings.token)
     check(problems_of(asked_of), grader, asked_of.settings["task"])
     log = artefact.log(ASKED)
     there = {line["problem"] for line in log.begin()}
@@ -74,7 +79,17 @@ def evaluate(
     for attempt, verdict in zip(attempts, graded(texts, grader, asked_of.settings["task"]), strict=True):
         attempt["right"] = verdict
     artefact.log(OUTCOMES).write(iter(lines))
-    return artefact.finish(problems=len(lines))
+    return artefact.finish(problems=len(lines), **({"lost": lost} if lost else {}))
+
+
+def _check_token(model: Model, token: str | None) -> None:
+    """Raises ArtefactError if the strategy would refuse each problem, before anything is served."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(model.path)
+    name = token or getattr(AutoConfig.from_pretrained(model.path), "refine_token", None) or REFINE
+    if name not in tokenizer.get_added_vocab():
+        raise ArtefactError(
+            f"{model.name} has no token {name!r} to refine with: name one that it has, a spare one will do, as token"
+        )
 
 
 def _attempts(line: Mapping[str, Any]) -> Iterable[dict[str, Any]]:

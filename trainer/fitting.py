@@ -31,7 +31,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from trainer import device, forward
 from trainer.artefacts import Log
-from trainer.callbacks import Saving, Shown
+from trainer.callbacks import Finite, Saving, Shown
 from trainer.loading import OneRow, embeddings_of, inner_of, loaded
 from trainer.rows import Row
 from trainer.settings import FitSettings
@@ -54,7 +54,7 @@ def main(folder: Path) -> None:
     if inputs["token"] is not None and rows[0].rejected is not None:
         # Where the strategy `revise` finds it.
         inner_of(model).config.refine_token = inputs["token"]
-    callbacks: list[TrainerCallback] = [Saving(settings.save_minutes), Shown(Console(stderr=True))]
+    callbacks: list[TrainerCallback] = [Saving(settings.save_minutes), Finite(), Shown(Console(stderr=True))]
     if inputs["token"] is not None and settings.freeze_embeddings and settings.lora is None:
         callbacks.append(OneRow(tokenizer.get_vocab()[inputs["token"]]))
     trainer = trainer_of(model, tokenizer, rows, settings, folder, callbacks)
@@ -158,6 +158,7 @@ def trainer_of(
         "warmup_steps": math.ceil(settings.warmup * steps),
         "weight_decay": 0.0,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "save_total_limit": 1,
         "seed": settings.seed,

@@ -15,26 +15,27 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import TimeoutError
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, get_args
 
 from pebble import ProcessExpired, ProcessPool
 
 from strategies.answers import last_boxed
+from trainer.math_grading import alike, same
 from trainer.tasks import Problem, TaskError, scorer
 
 Grader = Literal["math", "exact", "gym"]
 SECONDS = 5.0
 """For one answer: `9^9^9^9` takes for ever."""
-MEMORY = 16 * 2**30
-"""Bytes of address space of a process that grades, libraries and all."""
+MEMORY = 2**30
+"""Bytes that one answer may allocate, in a process that grades."""
 LONGEST = 4000
 """Characters of an answer, as a model says it last."""
 PROBED = 8
 """Problems of which the own answers are graded, to see that a grader can."""
 _MARK = re.compile(r"(?i)answer(?:\s+is\b|\s*:)\s*")
-_WORDS = re.compile(r"(?s)(?=.*[^\W\d_]{2})[^\d\\+*^=<>]*")
-"""Two letters side by side, and neither numbers, LaTeX, nor what stands in formulas alone."""
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _FUNCTIONS = ("sin", "cos", "tan", "asin", "acos", "atan", "log", "ln", "exp", "sqrt", "Abs")
 """All that a formula may call."""
 
@@ -48,13 +49,29 @@ def said(text: str) -> list[str]:
     """The last answer in a text, as it can be read: what is boxed, or what is called the answer, to the text's end or
     the line's; else the last line that says something, or the whole text.
     """
-    marks = list(_MARK.finditer(text))
-    behind = text[marks[-1].end() :] if marks else text
-    if (boxed := last_boxed(behind)) is not None or (boxed := None if marks else last_boxed(text)) is not None:
+    behind, marked, boxed = _last(text)
+    if boxed is not None:
         return [boxed]
     lines = [line for line in behind.splitlines() if line.strip()]
-    ways = [behind, *(lines[:1] if marks else lines[-1:])]
+    ways = [behind, *(lines[:1] if marked else lines[-1:])]
     return list(dict.fromkeys(_clean(way)[:LONGEST] for way in ways))
+
+
+def claim(text: str) -> str:
+    """The same, of one sentence: the first behind what calls it the answer, else the text's last."""
+    _, marked, boxed = _last(text)
+    if boxed is not None:
+        return boxed
+    sentences = _SENTENCES.split(said(text)[-1])
+    return _clean(sentences[0] if marked else sentences[-1])
+
+
+def _last(text: str) -> tuple[str, bool, str | None]:
+    """What stands behind the last mark of an answer, if there is one, else the text; and what is boxed in it."""
+    marks = list(_MARK.finditer(text))
+    behind = text[marks[-1].end() :] if marks else text
+    boxed = last_boxed(behind)
+    return behind, bool(marks), boxed
 
 
 def right(text: str, problem: Problem, grader: Grader, score: Callable[[str, Mapping[str, Any]], float] | None) -> bool:
@@ -66,6 +83,9 @@ def right(text: str, problem: Problem, grader: Grader, score: Callable[[str, Map
         grader: how to tell.
         score: of `tasks.scorer`, for gym.
     """
+    if grader == "math":
+        wanted = _clean(problem.answer)
+        return bool(wanted) and (any(alike(one, wanted) for one in said(text)) or same(claim(text), wanted))
     return any(_says(answer, problem, grader, score) for answer in said(text))
 
 
@@ -73,16 +93,6 @@ def _says(answer: str, problem: Problem, grader: Grader, score: Any) -> bool:
     wanted = _clean(problem.answer)
     if grader == "exact" or answer == wanted:
         return answer.casefold().split() == wanted.casefold().split()
-    if grader == "math":
-        if _WORDS.fullmatch(wanted) and "\\" not in answer:
-            # Math-verify takes words for products of their letters: no would be on, and Paris Pairs.
-            one, other = ("".join(text.casefold().split()) for text in (answer, wanted))
-            return one == other
-        from math_verify import parse, verify  # type: ignore[import-untyped]
-
-        # A formula as it is, or wherever it stands in a sentence. Time-outs take signals; this process has its own.
-        gold, *found = (parse(one, parsing_timeout=None) for one in (f"${wanted}$", f"${answer}$", answer))
-        return any(verify(gold, one, timeout_seconds=None) for one in found)
     return bool(score(answer, problem.entry) >= 1)
 
 
@@ -160,7 +170,9 @@ def _prepare(grader: Grader, task: str) -> None:
         assert score is not None
         _disarm(sys.modules[score.__module__])
         _scorers[task] = score
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    pages = int(Path("/proc/self/statm").read_text().split()[5])  # Data and stack, libraries and all.
+    limit = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _graded(text: str, problem: Problem, grader: Grader, task: str) -> bool:

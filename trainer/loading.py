@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from trainer.lora import with_adapter
 from trainer.settings import FitSettings
@@ -19,8 +19,11 @@ def loaded(
     Raises:
         ValueError: the token is new, and the adapter is not to be merged.
     """
+    config = AutoConfig.from_pretrained(path)
+    # SDPA knows no cap on what is attended to (Gemma 2), and would train another model.
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=getattr(torch, settings.dtype), attn_implementation="sdpa"
+        path, dtype=getattr(torch, settings.dtype), attn_implementation="eager" if capped else "sdpa"
     )
     size = len(tokenizer)
     row = None if token is None else add_token(model, tokenizer, token)

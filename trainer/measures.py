@@ -1,12 +1,14 @@
 """What outcomes come to: accuracies, flips, AUROC of the confidence, votes at so many samples."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from benchmarks.stats import wilson
 from strategies.answers import extract_answer, find_same
 
 RESAMPLES = 2000
@@ -17,11 +19,20 @@ Attempts = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A number and its interval of 95%, by resampling problems."""
+    """A number and its interval of 95%: of a share Wilson's, else by resampling problems."""
 
     value: float
     low: float
     high: float
+
+    @classmethod
+    def share(cls, values: Sequence[bool] | Any) -> "Measure":
+        """Of the true ones, one value a problem."""
+        truth = np.asarray(values, dtype=bool)
+        if not len(truth):
+            return cls(float("nan"), float("nan"), float("nan"))
+        value = float(truth.mean())
+        return cls(value, *wilson(value, len(truth)))
 
     @classmethod
     def mean(cls, values: Sequence[float] | Numbers, seed: int = 0) -> "Measure":
@@ -35,7 +46,9 @@ class Measure:
         if problems == 0:
             return cls(float("nan"), float("nan"), float("nan"))
         draws = np.random.default_rng(seed).integers(problems, size=(RESAMPLES, problems))
-        low, high = np.nanquantile([statistic(draw) for draw in draws], [0.025, 0.975])
+        # Draws of which nothing can be told, such as an AUROC of right ones alone, are left out.
+        found = [value for draw in draws if not math.isnan(value := statistic(draw))]
+        low, high = np.quantile(found, [0.025, 0.975]) if found else (float("nan"), float("nan"))
         return cls(statistic(np.arange(problems)), float(low), float(high))
 
     def __str__(self) -> str:
@@ -167,8 +180,13 @@ class Outcomes:
         return asyncio.run(all_of())
 
     def votes_at(self, samples: float, weighted: bool) -> Any:
-        """The same of so many samples, which may be a fraction: between those of the two whole numbers beside it."""
-        below = min(max(int(samples), 1), self.samples)
+        """The same of so many samples, which may be a fraction: between those of the two whole numbers beside it.
+
+        None where they are fewer than one: there is no vote of less.
+        """
+        if samples < 1:
+            return None
+        below = min(int(samples), self.samples)
         part = samples - below
         found = np.array(self.votes(below, weighted))
         if part <= 0 or below == self.samples:
@@ -178,10 +196,8 @@ class Outcomes:
     def verdicts(self) -> tuple[Measure, Measure]:
         """How often the model chose to think again: of wrong greedy first attempts that were verified, and of right."""
         firsts = [branch[0] for branch in self._greedy() if branch and branch[0]["confidence"] is not None]
-        wrong, right = (
-            [float(one["refine"]) for one in firsts if bool(one["right"]) is side] for side in (False, True)
-        )
-        return Measure.mean(wrong), Measure.mean(right)
+        wrong, right = ([one["refine"] for one in firsts if bool(one["right"]) is side] for side in (False, True))
+        return Measure.share(wrong), Measure.share(right)
 
     def again_at(self, threshold: float) -> list[bool]:
         """Whether the greedy first attempt is less sure than that, by problem; all are at 1."""
@@ -207,13 +223,7 @@ class Outcomes:
         return min(map(len, self._sampled()), default=0)
 
     def _after(self, before: bool) -> Measure:
-        first, last = np.array(self.first()), np.array(self.last())
-
-        def share(chosen: Any) -> float:
-            asked = first[chosen] == before
-            return float(last[chosen][asked].mean()) if asked.any() else float("nan")
-
-        return Measure.of(share, len(first))
+        return Measure.share([last for first, last in zip(self.first(), self.last(), strict=True) if first == before])
 
     def _verified(self) -> list[list[Mapping[str, Any]]]:
         return [[b[0] for b in branches if b and b[0]["confidence"] is not None] for branches in self._sampled()]

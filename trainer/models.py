@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import snapshot_download
 
 from server.models import resolve
-from trainer.artefacts import Artefact, ArtefactError, digest_of
+from trainer.artefacts import MANIFEST, Artefact, ArtefactError, digest_of
 
 if TYPE_CHECKING:
     from trainer.rows import Template
@@ -41,10 +41,10 @@ class Model:
         """
         if chat_template is not None and not chat_template.is_file():
             raise ArtefactError(f"there is no chat template {chat_template}")
-        if (Path(name) / "manifest.json").is_file():
+        if (fitted := _fit_of(Path(name))) is not None:
             if chat_template is not None:
                 raise ArtefactError(f"{name} was fitted with a chat template, and takes no other")
-            return cls.fitted(Artefact.read(Path(name)))
+            return cls.fitted(fitted)
         found = resolve(name)
         path = found.path
         if not Path(path).exists():
@@ -94,6 +94,16 @@ class Model:
         return {} if self.artefact is None else {"model": self.artefact}
 
 
+def _fit_of(folder: Path) -> Artefact | None:
+    """What made a checkpoint or an adapter: a folder of `fit`, or of what lies in one and is served."""
+    if (folder / MANIFEST).is_file():
+        return Artefact.read(folder, "fit")
+    for above in folder.resolve().parents[:2]:
+        if (above / MANIFEST).is_file() and (found := Artefact.read(above)).manifest["step"] == "fit":
+            return found if Path(Model.fitted(found).path).resolve() == folder.resolve() else None
+    return None
+
+
 @cache
 def _weights(path: str) -> dict[str, str]:
     """Which ones a path has: of the hub its revision, of a folder of one's own what is in it."""
@@ -114,7 +124,11 @@ def template_of(model: Model, token: str | None = None) -> "Template":
         tokenizer.chat_template = model.chat_template.read_text(encoding="utf-8")
     if tokenizer.chat_template is None:
         raise ArtefactError(f"{model.name} has no chat template: name a Jinja file of one, as chat_template")
-    if token is not None and token not in tokenizer.get_vocab():
+    if token is not None and (known := tokenizer.get_vocab().get(token)) is not None:
+        # A word's token would come in any answer, and the strategy refuses both.
+        if token not in tokenizer.get_added_vocab() or known == tokenizer.eos_token_id:
+            raise ArtefactError(f"{token!r} is no token that can be taught: it is a word's, or ends answers")
+    elif token is not None:
         tokenizer.add_special_tokens({"additional_special_tokens": [token]}, replace_extra_special_tokens=False)
     try:
         ends = GenerationConfig.from_pretrained(model.path).eos_token_id

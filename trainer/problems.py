@@ -67,8 +67,16 @@ def problems_of(artefact: Artefact) -> list[Problem]:
     return [Problem(**line) for line in artefact.log(PROBLEMS).read()]
 
 
-def check_held_out(asked_of: Artefact, model: Artefact | None) -> None:
-    """Raises ArtefactError if a model has learnt from a problem that it is to be measured on, as far as can be seen."""
+def check_held_out(asked_of: Artefact, model: Artefact | None) -> list[str]:
+    """That a model has learnt from no problem that it is to be measured on.
+
+    Returns:
+        What it was made of and is not there any more, or was changed, so that nobody can tell.
+
+    Raises:
+        ArtefactError: it has.
+    """
+    lost: list[str] = []
     keys = {problem.key for problem in problems_of(asked_of)}
     waiting, seen = [] if model is None else [model], set()
     while waiting:
@@ -82,6 +90,9 @@ def check_held_out(asked_of: Artefact, model: Artefact | None) -> None:
             continue  # Its parents are problems that are not among them.
         for name in one.manifest["parents"]:
             parent = one.parent(name)
-            if parent is not None and parent.digest not in seen:
+            if parent is None or parent.digest != one.manifest["parents"][name]:
+                lost.append(f"{name} of {one.folder}")
+            elif parent.digest not in seen:
                 seen.add(parent.digest)
                 waiting.append(parent)
+    return lost

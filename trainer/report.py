@@ -1,5 +1,8 @@
 """The report of a training: what checkpoints make of held-out problems, side by side, in Markdown with plots."""
 
+import datetime
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks import machine
 from benchmarks.report import PLOT_DPI, facts_table, table, write
 from benchmarks.stats import mcnemar
 from trainer.artefacts import Artefact, ArtefactError
@@ -35,7 +39,8 @@ def write_report(
         always: of the last, with another attempt at every problem, whatever it chose.
 
     Raises:
-        ArtefactError: they are of different problems, or were asked in different ways; or are of no samples.
+        ArtefactError: they are of different problems, or were asked in different ways; or are of no samples, or not
+            complete, or were changed.
     """
     settings = _common(evaluations)
     outcomes = joined({label: found.log(OUTCOMES).read() for label, found in evaluations.items()})
@@ -50,7 +55,8 @@ def write_report(
         path,
         [
             f"# {name}: {problems} held-out problems",
-            facts_table(settings),
+            facts_table(_made_by(next(iter(evaluations.values()))) | settings),
+            table(["checkpoint", "fitted with"], [[label, _fitted(found)] for label, found in evaluations.items()]),
             "## One answer",
             f"{ONE_ANSWER} {TRAINED}" if trained else ONE_ANSWER,
             table(
@@ -91,7 +97,7 @@ def write_report(
             ),
             f"![Accuracy against tokens, and confidences]({name}.png)",
             f"## {newest} against the others",
-            f"{AGAINST} {2 * (len(outcomes) - 1)} tests stand here.",
+            AGAINST,
             table(
                 [f"{newest} over", "first answer", "p", "after refining", "p", "votes by confidence at equal tokens"],
                 [
@@ -105,15 +111,37 @@ def write_report(
     return path
 
 
+def _made_by(evaluation: Artefact) -> dict[str, Any]:
+    """Where and when a report is written, and what of."""
+    asked_of = evaluation.parent("problems")
+    known = {} if asked_of is None else {key: asked_of.settings.get(key) for key in ("task", "seed")}
+    return {
+        "date": datetime.date.today().isoformat(),
+        "command": f"`{shlex.join(['redraft', *map(machine.shown, sys.argv[1:])])}`",
+        **{key if key == "task" else f"{key} of the problems": value for key, value in known.items()},
+        **machine.describe(),
+    }
+
+
+def _fitted(evaluation: Artefact) -> str:
+    """How a checkpoint was made, as far as it is there to be read."""
+    if (fit := evaluation.parent("model")) is None:
+        return str(evaluation.settings.get("model", "unknown"))
+    settings = fit.settings["fit"]
+    shown = ", ".join(f"{key} {settings[key]:g}" for key in ("learning_rate", "epochs", "batch", "seed"))
+    lost = ", what it learnt from is partly lost" if evaluation.facts.get("lost") else ""
+    return f"{fit.facts['rows']:,} rows, {fit.facts['tokens']:,} tokens, {shown}{lost}"
+
+
 def _thought_over(found: Outcomes, always: Artefact) -> list[str]:
     """What the choice to think again is worth, beside other rules for it."""
     all_of = joined({"it": found.lines, "always": always.log(OUTCOMES).read()})["always"]
     rows = []
     for threshold in THRESHOLDS:
         last = all_of.last_at(threshold)
-        shares = [str(Measure.mean(values)) for values in (last, all_of.again_at(threshold))]
+        shares = [str(Measure.share(values)) for values in (last, all_of.again_at(threshold))]
         rows.append([_rule(threshold), *shares, _p(found.last(), last)])
-    own = ["as it chooses", str(Measure.mean(found.last())), str(Measure.mean(found.refined())), ""]
+    own = ["as it chooses", str(Measure.share(found.last())), str(Measure.share(found.refined())), ""]
     heads = ["thinks again", "after refining", "share thought over", "p, its choice against that"]
     return [THOUGHT_OVER, table(heads, [own, *rows])]
 
@@ -139,6 +167,10 @@ def _common(evaluations: Mapping[str, Artefact]) -> dict[str, Any]:
     """How all were asked. Raises ArtefactError if that, or what they were asked, differs: problems of different tasks
     have the same ids.
     """
+    for label, found in evaluations.items():
+        if not found.complete:
+            raise ArtefactError(f"the evaluation of {label}, {found.folder}, is not complete")
+        found.check()
     (first, wanted), *others = [
         (label, {"problems": found.manifest["parents"].get("problems")} | _asked(found))
         for label, found in evaluations.items()
@@ -165,7 +197,7 @@ def sizes(samples: int) -> list[int]:
 
 
 def _one(found: Outcomes) -> list[str]:
-    return [str(Measure.mean(values)) for values in (found.first(), found.last(), found.refined())]
+    return [str(Measure.share(values)) for values in (found.first(), found.last(), found.refined())]
 
 
 def _flips(found: Outcomes) -> list[str]:
@@ -178,7 +210,8 @@ def _at_equal_tokens(outcomes: Mapping[str, Outcomes], budget: float) -> list[li
     rows = []
     for label, found in outcomes.items():
         samples = budget / found.tokens()
-        shown = [str(Measure.mean(found.votes_at(samples, weighted))) for weighted in (False, True)]
+        votes = [found.votes_at(samples, weighted) for weighted in (False, True)]
+        shown = ["too few" if one is None else str(Measure.mean(one)) for one in votes]
         rows.append([label, f"{samples:.2f}", *shown])
     return rows
 
@@ -212,7 +245,7 @@ def _against(found: Outcomes, other: Outcomes, budget: float) -> list[str]:
         _p(found.first(), other.first()),
         _paired(found.last(), other.last()),
         _p(found.last(), other.last()),
-        _paired(*votes),
+        "too few" if any(one is None for one in votes) else _paired(*votes),
     ]
 
 
@@ -260,7 +293,7 @@ def roc(confidences: Sequence[float], right: Sequence[bool]) -> list[tuple[float
 
 
 ONE_ANSWER = """Greedy: the first attempt, and what the client gets, which is another attempt where the checkpoint \
-chose to refine. Intervals are 95%, by resampling problems."""
+chose to refine. Intervals are 95%: of shares of problems Wilson's, of all else by resampling problems."""
 TRAINED = "Tokens of training are those behind what all begin with."
 FLIPS = """Of the same greedy answers: what refining changed. p is McNemar's exact test of the two flips; CL is the \
 share of right first answers that stay right, CS that of wrong ones that become right."""
@@ -270,7 +303,8 @@ THOUGHT_OVER = """Of the last checkpoint: all greedy attempts were thought over 
 attempts counts is decided by a threshold (the parameter `threshold` of `revise`). Each p is McNemar's exact test."""
 EQUAL = """As many samples for each checkpoint as so many tokens pay for, refining and scoring too; of a fraction, \
 between the whole numbers beside it. Tokens for a problem:"""
-AGAINST = """Differences problem by problem, with McNemar's exact tests, not corrected for their number."""
+AGAINST = """Differences problem by problem, with McNemar's exact tests. No p of this report is corrected for how many \
+there are."""
 VERIFICATION = """The confidence in an attempt is P(end) behind it. AUROC is how often a right sampled first attempt \
 is held for surer than a wrong one; 0.5 is chance. Those that were cut at the most tokens, and empty ones, are left \
 out; they count as sampled first answers."""

@@ -4,8 +4,8 @@ gym:NAME[:KEY=VALUE,...]          a reasoning-gym task, with its own settings or
 file:PATH[:KEY=VALUE,...]         JSONL with columns for question and answer, and for a worked solution if there is one
 hub:ID[:SPLIT][:KEY=VALUE,...]    a Hugging Face dataset with such columns
 
-Columns of usual names are found, others named: `question=Q,answer=A,solution=S`. So is the `config` of a dataset:
-hub:openai/gsm8k:train:config=main.
+Columns of usual names are found, others named: `question=Q,answer=A,solution=S`. So are the `config` and the `revision`
+of a dataset: hub:openai/gsm8k:train:config=main.
 """
 
 import ast
@@ -75,27 +75,33 @@ def scorer(task: str) -> Callable[[str, Mapping[str, Any]], float] | None:
     """How reasoning-gym scores an answer to an entry of a task; None for one that is not reasoning-gym's."""
     if not task.startswith("gym:"):
         return None
-    import reasoning_gym  # type: ignore[import-untyped]
-
-    score: Callable[[str, Mapping[str, Any]], float] = reasoning_gym.get_score_answer_fn(task.split(":")[1])
+    score: Callable[[str, Mapping[str, Any]], float] = _dataset(task.partition(":")[2], 1, 0).score_answer
     return score
 
 
-def _of_gym(rest: str, count: int, seed: int) -> Iterator[Problem]:
-    import reasoning_gym
+def _dataset(rest: str, count: int, seed: int) -> Any:
+    """A task of reasoning-gym with its settings, which its scorer may read too. Raises TaskError."""
+    import reasoning_gym  # type: ignore[import-untyped]
 
     name, _, options = rest.partition(":")
     try:
         # Lists have commas of their own.
         given = (one.partition("=") for one in re.split(r",(?=\w+=)", options) if one)
         settings = {key: json.loads(value) for key, _, value in given}
-        # It makes problem i of seed s as problem i + 1 of seed s - 1: near seeds would ask the same.
-        far = random.Random(seed).randrange(2**31)
-        # Some settings it refuses as late as when it makes a problem.
-        entries = list(reasoning_gym.create_dataset(name, size=count, seed=far, **settings))
-    except (ValueError, TypeError, AssertionError) as error:
+        return reasoning_gym.create_dataset(name, size=count, seed=seed, **settings)
+    except (ValueError, TypeError, AttributeError, AssertionError) as error:
         raise TaskError(f"gym:{rest}: {error}") from error
-    work = SOLUTIONS.get(name)
+
+
+def _of_gym(rest: str, count: int, seed: int) -> Iterator[Problem]:
+    # It makes problem i of seed s as problem i + 1 of seed s - 1: near seeds would ask the same.
+    data = _dataset(rest, count, random.Random(seed).randrange(2**31))
+    try:
+        entries = list(data)
+    except (ValueError, TypeError, AssertionError) as error:
+        # Some settings it refuses as late as when it makes a problem.
+        raise TaskError(f"gym:{rest}: {error}") from error
+    work = SOLUTIONS.get(rest.partition(":")[0])
     for i, entry in enumerate(entries):
         question, answer = str(entry["question"]), str(entry["answer"])
         solution = None if work is None else work(entry)
@@ -118,10 +124,11 @@ def _of_file(rest: str, count: int, seed: int) -> Iterator[Problem]:
 def _of_hub(rest: str, count: int, seed: int) -> Iterator[Problem]:
     from datasets import load_dataset  # type: ignore[import-untyped]
 
-    path, options = _parted(rest, "hub", (*COLUMNS, "config"))
+    path, options = _parted(rest, "hub", (*COLUMNS, "config", "revision"))
     name, _, split = path.partition(":")
     try:
-        data = load_dataset(name, options.pop("config", None), split=split or "train")
+        named = {key: options.pop(key, None) for key in ("config", "revision")}
+        data = load_dataset(name, named["config"], split=split or "train", revision=named["revision"])
     except Exception as error:  # Whatever a hub, a network or a name makes of it.
         raise TaskError(f"hub:{rest}: {error}") from error
     for i in _drawn(len(data), count, seed):
@@ -144,11 +151,15 @@ def _drawn(size: int, count: int, seed: int) -> list[int]:
 
 
 def _of_row(row: Mapping[str, Any], place: int, named: Mapping[str, str]) -> Problem:
+    if not isinstance(row, Mapping):
+        raise TaskError(f"row {place} is no object, but {str(row)[:80]!r}")
     found: dict[str, str | None] = {}
     for what, usual in COLUMNS.items():
         value = next((row[name] for name in usual if name in row), None)
         if what in named and (value := row.get(named[what])) is None:
             raise TaskError(f"row {place} has no {named[what]}, but {sorted(row)}")
+        if isinstance(value, list | dict):
+            raise TaskError(f"row {place}: {what} is {str(value)[:80]!r}: one text or number is wanted")
         found[what] = None if value is None else str(value)
     question, answer, solution = found["question"], found["answer"], found["solution"]
     if question is None or answer is None:
@@ -160,7 +171,9 @@ def _of_row(row: Mapping[str, Any], place: int, named: Mapping[str, str]) -> Pro
     if "question" not in named:
         # SVAMP tells the story in a column of its own.
         question = f"{row.get('Body', '')} {question}".strip()
-    return Problem(str(place), question, answer.strip(), None if solution is None else solution.strip())
+    if not (answer := answer.strip()):
+        raise TaskError(f"row {place} has an empty answer, which anything or nothing would be")
+    return Problem(str(place), question, answer, None if solution is None else solution.strip())
 
 
 _KINDS: Mapping[str, Callable[[str, int, int], Iterator[Problem]]] = {"gym": _of_gym, "file": _of_file, "hub": _of_hub}
@@ -210,6 +223,8 @@ SOLUTIONS: Mapping[str, Callable[[Mapping[str, Any]], str | None]] = {
 }
 """How tasks of reasoning-gym are worked out, which gives no solutions of its own."""
 KEYS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
-    "countdown": lambda entry: [sorted(entry["metadata"]["numbers"]), entry["metadata"]["target"]]
+    "countdown": lambda entry: [sorted(entry["metadata"]["numbers"]), entry["metadata"]["target"]],
+    "gcd": lambda entry: sorted(entry["metadata"]["numbers"]),
+    "lcm": lambda entry: sorted(entry["metadata"]["numbers"]),
 }
-"""What tasks of reasoning-gym ask for that say it in several ways, and its parts in any order."""
+"""What tasks of reasoning-gym ask for that say it in several ways, or its parts in any order."""

@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from trainer.artefacts import Artefact, Log
+from trainer.artefacts import Artefact, ArtefactError, Log
 from trainer.cli import SettingsError, app, settings_of
+from trainer.models import Model, template_of
 
 END, REFINE = 257, 259
 """Of the tiny tokenizer, and what a new token gets."""
@@ -136,7 +137,8 @@ def test_a_base_model_without_a_chat_template(tmp_path: Path, tiny_model: Path) 
     # Rows that another template wrote are others.
     template.write_text(template.read_text() + " ")
     assert "settings.chat_template is" in rows("rows", "--chat-template", template, code=1)
-    assert "takes no other" in rows("rows", "--model", tmp_path / "rows", "--chat-template", template, code=1)
+    fit = Artefact.open(tmp_path / "fit", "fit", {}).finish().folder
+    assert "takes no other" in rows("rows", "--model", fit, "--chat-template", template, code=1)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +163,38 @@ def test_what_is_wrong_is_said_in_a_line(
     assert done.exit_code == 1
     assert told in " ".join((done.output + capfd.readouterr().err).split())
     assert "Traceback" not in done.output
+
+
+def test_a_checkpoint_is_known_by_what_is_served(tmp_path: Path) -> None:
+    """As the commands print it: so nothing is measured on what it has learnt from."""
+    problems, rows, fit = tmp_path / "problems", tmp_path / "rows", tmp_path / "run" / "fit"
+    run("problems", problems, "--task", "gym:gcd", "--count", 2)
+    learnt = Artefact.open(rows, "rows", {}, {"problems": Artefact.read(problems)}).finish()
+    made = Artefact.open(fit, "fit", {}, {"rows": learnt})
+    (fit / "model").mkdir()
+    (fit / "model" / "config.json").write_text("{}")
+    made.finish()
+    for model in (fit, fit / "model"):
+        assert Model.of(str(model)).artefact == made
+        said = run("evaluate", tmp_path / "out", "--problems", problems, "--model", model, code=1)
+        assert "2 of 2 problems" in said and "learnt from" in said
+
+
+@pytest.mark.parametrize(("token", "taught"), [("<|refine|>", True), ("a", False), ("<|im_end|>", False)])
+def test_tokens_that_can_be_taught(token: str, taught: bool, tiny_model: Path) -> None:
+    if taught:
+        assert template_of(Model.of(str(tiny_model)), token).id_of(token) == REFINE
+    else:
+        with pytest.raises(ArtefactError, match="no token that can be taught"):
+            template_of(Model.of(str(tiny_model)), token)
+
+
+def test_an_evaluation_names_the_token_that_is_missing(tmp_path: Path, tiny_model: Path) -> None:
+    """Before anything is served."""
+    problems = tmp_path / "problems"
+    run("problems", problems, "--task", "gym:gcd", "--count", 2)
+    said = run("evaluate", tmp_path / "out", "--problems", problems, "--model", tiny_model, code=1)
+    assert "has no token '<|refine|>' to refine with" in said
 
 
 def test_an_adapter_alone_is_no_model(tmp_path: Path) -> None:

@@ -46,12 +46,62 @@ def test_the_last_answer_in_a_text(text: str, expected: list[str]) -> None:
         ("So it is 4.", "math", True),
         ("It is not 4. It is 5.", "math", False),
         ("The answer is 4 apples.", "math", True),
+        ("The answer is 2 + 2 = 4.", "math", True),
+        ("The answer is x = 4", "math", True),
+        ("The answer is 4, for 2 and 2 are 4. That is all.", "math", True),
+        ("The answer is $4$ because 5 is one more", "math", True),
         ("The answer is 4.0", "exact", False),
         ("THE ANSWER IS 4", "exact", True),
     ],
 )
 def test_graders(text: str, grader: Any, expected: bool) -> None:
     assert right(text, FOUR, grader, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ("5", "The answer is 1, 2, 3, 4, 5."),
+        ("5", "The answer is 6, no, 5"),
+        ("5", "The answer is 4 = 5"),
+        ("5", "The answer is not 5"),
+        ("5", "5 is wrong"),
+        ("5", "The answer is 4 or 5"),
+        ("5", "The answer is 6. Or 5."),
+        ("5", "The answer is 500%"),
+        ("2020-10-12", "The answer is 1998"),
+        ("2020-10-12", "The answer is 2020-12-10"),
+        ("10:30", "The answer is 30:10"),
+        ("room 12B", "The answer is 12B room"),
+        ("[1, 2, 3]", "The answer is {1, 2, 3}"),
+        ("(1, 2)", "The answer is [1, 2]"),
+        ("", "The answer is ."),
+        ("", ""),
+    ],
+)
+def test_naming_the_right_one_too_is_wrong(wanted: str, text: str) -> None:
+    assert not right(text, Problem("1", "?", wanted), "math", None)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        ("5", "So 2 + 3 is 5. The answer is 5, which is odd."),
+        ("5", "It is not 4. It is 5."),
+        ("40", "The answer is 40%"),
+        ("1234", "The answer is 1,234 apples"),
+        (r"\frac{1}{2}", "The answer is 0.5"),
+        ("(3, 4)", "The answer is (3,4)."),
+        (r"\{1, 2\}", r"The answer is $\{2, 1\}$"),
+        ("1, 2", "The answer is 2 and 1"),
+        ("2020-10-12", "The answer is 2020-10-12."),
+        ("no", "The answer is No."),
+        ("x^2 + 2x", "The answer is $x(x + 2)$"),
+        ("sqrt(2)/2", "The answer is 1/sqrt(2)"),
+    ],
+)
+def test_the_right_one_in_other_words(wanted: str, text: str) -> None:
+    assert right(text, Problem("1", "?", wanted), "math", None)
 
 
 def test_reasoning_gyms_own() -> None:

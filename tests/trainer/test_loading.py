@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, FalconConfig, GPT2Config, OPTConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, FalconConfig, Gemma2Config, GPT2Config, OPTConfig
 
-from trainer.loading import add_token, freeze
+from trainer.loading import add_token, freeze, loaded
 from trainer.settings import FitSettings
 
 NEW = 259
@@ -24,6 +24,20 @@ def test_layers_of_any_family_are_frozen(kind: Any) -> None:
     frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert {re.search(r"\.(\d)\.", name)[1] for name in frozen} == {"0", "1"}  # type: ignore[index]
     assert all(re.search(r"\.[01]\.", name) for name in frozen)
+
+
+def test_what_caps_its_attention_is_trained_as_it_is(tmp_path: Path, tiny_model: Path) -> None:
+    """Gemma 2, which PyTorch's own attention would compute without the cap."""
+    config = Gemma2Config(
+        vocab_size=300, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, attn_logit_softcapping=50.0, query_pre_attn_scalar=8,
+    )  # fmt: skip
+    models: Any = AutoModelForCausalLM
+    models.from_config(config).save_pretrained(tmp_path)
+    found: Any = loaded(str(tmp_path), AutoTokenizer.from_pretrained(tiny_model), FitSettings(), None)
+    assert found.config._attn_implementation == "eager"
+    other: Any = loaded(str(tiny_model), AutoTokenizer.from_pretrained(tiny_model), FitSettings(), None)
+    assert other.config._attn_implementation == "sdpa"
 
 
 def test_a_new_token_of_a_padded_vocabulary(tiny_model: Path) -> None:

@@ -176,8 +176,8 @@ def test_a_report_says_what_outcomes_come_to(tmp_path: Path) -> None:
     text = write_report(tmp_path, "training", evaluations, {"sft": 0, "revise": 12345}).read_text()
     assert (tmp_path / "training.png").stat().st_size > 1000
     assert "# training: 3 held-out problems" in text
-    assert "| revise | 12,345 | 0.667 [0.000, 1.000] | 0.667 [0.000, 1.000] | 0.667 [0.000, 1.000] |" in text
-    assert "| revise | 1 | 1 | 1 | 0.500 [0.000, 1.000] | 1.000 [1.000, 1.000] |" in text
+    assert "| revise | 12,345" + " | 0.667 [0.208, 0.939]" * 3 + " |" in text
+    assert "| revise | 1 | 1 | 1 | 0.500 [0.095, 0.905] | 1.000 [0.207, 1.000] |" in text
     assert "| sft | 4 | 40 | 0.667" in text
     assert "| revise | 4.00 | 0.667 [0.000, 1.000] | 0.000 [0.000, 0.000] |" in text
     none = "0.000 [0.000, 0.000]"
@@ -193,6 +193,23 @@ def test_at_equal_tokens() -> None:
     assert [row[:2] for row in rows] == [["a", "4.00"], ["b", "2.00"]]
     assert [row[-1] for row in rows] == ["0.500 [0.000, 1.000]", "1.000 [1.000, 1.000]"]
     assert _against(Outcomes(long), Outcomes(short), 40.0)[-1] == "0.500 [0.000, 1.000]"
+
+
+def test_a_vote_of_less_than_a_sample_is_none() -> None:
+    """Its tokens would be more than the others'."""
+    short = Outcomes([line("1", [FOUR], [FOUR], tokens=40)])
+    long = Outcomes([line("1", [FOUR], [FOUR], tokens=200)])
+    rows = _at_equal_tokens({"short": short, "long": long}, budget=40.0)
+    assert rows[1] == ["long", "0.20", "too few", "too few"]
+    assert _against(short, long, 40.0)[-1] == "too few"
+
+
+def test_shares_have_an_interval_where_all_are_alike() -> None:
+    """Wilson's, of 20 problems."""
+    for values, low, high in (([False] * 20, 0.0, 0.161), ([True] * 20, 0.839, 1.0)):
+        found = Measure.share(values)
+        assert (found.low, found.high) == (pytest.approx(low, abs=1e-3), pytest.approx(high, abs=1e-3))
+    assert math.isnan(Measure.share([]).value)
 
 
 def test_who_is_compared() -> None:

@@ -61,5 +61,23 @@ def test_what_a_model_has_learnt_from_measures_nothing(tmp_path: Path) -> None:
         with pytest.raises(ArtefactError, match=f"{len(common)} of 30 problems of .*held are among those .*learnt"):
             check_held_out(held_out, model)
     clean = made(tmp_path / "clean", "fit", rows=made(tmp_path / "clean-rows", "rows", problems=fresh))
-    check_held_out(held_out, clean)
-    check_held_out(held_out, None)
+    assert check_held_out(held_out, clean) == []
+    assert check_held_out(held_out, None) == []
+
+
+def test_where_nobody_can_tell_what_a_model_has_learnt_from(tmp_path: Path) -> None:
+    held_out = draw_problems(tmp_path / "held", SMALL, 30, 1)
+    learnt = draw_problems(tmp_path / "learnt", SMALL, 30, 2)
+    rows = made(tmp_path / "rows", "rows", problems=learnt)
+    model = made(tmp_path / "fit", "fit", rows=rows)
+    learnt.folder.rename(tmp_path / "moved")
+    assert check_held_out(held_out, model) == [f"problems of {tmp_path / 'fit' / '..' / 'rows'}"]
+    # Another one in its place is none of its parents.
+    draw_problems(learnt.folder, SMALL, 30, 9)
+    assert len(check_held_out(held_out, model)) == 1
+
+
+@pytest.mark.parametrize("task", ["gcd", "lcm"])
+def test_the_same_numbers_in_another_order(task: str) -> None:
+    one, other = ({"metadata": {"source_dataset": task, "numbers": numbers}} for numbers in ([9, 12], [12, 9]))
+    assert Problem("1", "of 9 and 12?", "3", entry=one).key == Problem("2", "of 12 and 9?", "3", entry=other).key

@@ -55,6 +55,31 @@ def test_what_its_choice_is_worth(tmp_path: Path, asked: Artefact) -> None:
     assert "P(end) <" not in write_report(tmp_path, "x", found).read_text()
 
 
+def test_what_was_changed_or_is_not_complete(tmp_path: Path, asked: Artefact) -> None:
+    one, other = (evaluated(tmp_path / name, SETTINGS, asked) for name in ("a", "b"))
+    other.log(OUTCOMES).add({"problem": "0/1"})
+    with pytest.raises(ArtefactError, match="b was changed since it was made"):
+        write_report(tmp_path, "x", {"a": one, "b": other})
+    begun = Artefact.open(tmp_path / "c", "evaluate", SETTINGS, {"problems": asked})
+    with pytest.raises(ArtefactError, match=r"the evaluation of c, .*, is not complete"):
+        write_report(tmp_path, "x", {"a": one, "c": begun})
+
+
+def test_a_report_says_what_it_is_of(tmp_path: Path, asked: Artefact) -> None:
+    fit = {"learning_rate": 1e-5, "epochs": 2.0, "batch": 16, "seed": 3}
+    made = Artefact.open(tmp_path / "fit", "fit", {"fit": fit}).finish(rows=1400, tokens=250000)
+    settings = {key: SETTINGS[key] for key in ("rounds", "samples", "top_p", "grader")}
+    one = Artefact.open(tmp_path / "a", "evaluate", settings, {"problems": asked, "model": made})
+    evaluated(tmp_path / "b", SETTINGS, asked).log(OUTCOMES).path.rename(one.folder / OUTCOMES)
+    text = write_report(tmp_path, "x", {"a": one.finish(lost=["rows of fit"])}).read_text()
+    assert "| task | gym:chain_sum |" in text
+    assert "| packages | redraft " in text
+    assert (
+        "| a | 1,400 rows, 250,000 tokens, learning_rate 1e-05, epochs 2, batch 16, seed 3, what it learnt from is "
+        "partly lost |" in text
+    )
+
+
 def test_a_report_wants_samples(tmp_path: Path, asked: Artefact) -> None:
     none = Artefact.open(tmp_path / "none", "evaluate", SETTINGS, {"problems": asked})
     branch = [{"text": "is 4", "confidence": 0.5, "refine": False, "right": True}]

@@ -1,6 +1,7 @@
 """Problems of tasks, by name."""
 
 import json
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -116,6 +117,7 @@ def test_rows_of_a_file(tmp_path: Path, row: dict[str, object], expected: tuple[
         ("gym:chain_sum:min_terms=-3", "min_terms"),
         ("gym:chain_sum:min_terms=many", "chain_sum"),
         ("gym:chain_sum:no_such=3", "no_such"),
+        ('gym:composite:datasets=[{"name":"chain_sum","weight":1,"config":{}}]', "composite"),
         ("gym:countdown:min_numbers=9,max_numbers=9,min_target=900,max_target=901", "countdown"),
         ("file:/no/such/file", "no/such"),
         ("file:/no/such/file:columns=a", "no option columns; there are question, answer, solution"),
@@ -139,6 +141,38 @@ def test_columns_by_name(tmp_path: Path) -> None:
     assert (one.question, one.answer, one.solution) == ("2 + 2?", "4", None)
     with pytest.raises(TaskError, match="row 0 has no labels, but"):
         problems(f"file:{path}:answer=labels", 1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (
+            {"question": "Who?", "answer": {"text": ["Bob"], "answer_start": [1]}},
+            "row 0: answer is .*one text or number",
+        ),
+        ({"question": "Who?", "answer": ["Bob", "Bobby"]}, "row 0: answer is .*one text or number"),
+        ({"question": "Who?", "answer": " "}, "row 0 has an empty answer"),
+        (5, "row 0 is no object"),
+    ],
+    ids=str,
+)
+def test_rows_that_would_teach_rubbish(line: object, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(TaskError, match=told):
+        problems(f"file:{path}", 1, seed=0)
+
+
+def test_a_scorer_knows_its_tasks_settings() -> None:
+    """With its own defaults it would round to fewer places, and take what differs behind them for right."""
+    task = "gym:decimal_arithmetic:min_num_decimal_places=8,max_num_decimal_places=9,precision=30"
+    (one,) = problems(task, 1, seed=1)
+    score = scorer(task)
+    assert score is not None
+    assert one.entry is not None
+    assert score(one.answer, one.entry) == 1
+    near = str(Decimal(one.answer) + Decimal("1e-7"))
+    assert score(near, one.entry) < 1
 
 
 def test_a_row_of_another_shape(tmp_path: Path) -> None:

@@ -2,12 +2,12 @@
 
 All begin where its stages began, with the SFT checkpoint, and go on with the settings of SFT, rather than with the
 lower learning rate of the stages: what one would do with more answers. Gold ones are to fresh problems; own ones are
-the right ones among the samples that stage verify was made of, again and again. The revised one is asked a second time,
+the right ones among the samples that both stages were made of, again and again. The revised one is asked a second time,
 to think again at every problem, whatever it makes of its attempt.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import cycle
+from itertools import chain, cycle
 
 from pydantic import Field
 
@@ -35,16 +35,16 @@ def run(run: Run, settings: Controls) -> Model:
     tokens = sum(spent.values())
     fit = settings.sft.model_copy(update={"epochs": 1.0})
     problems = run.problems("controls/problems", settings.problems + 2 * settings.stage_problems, seed=4, at_most=True)
-    grades = run.made("verify/grades")
+    grades = {stage: run.made(f"{stage}/grades") for stage in stages}
 
     def gold_rows() -> Iterable[Row]:
         return within(sft.gold(run.template, problems), tokens)
 
     def own_rows() -> Iterable[Row]:
-        return within(rft.own_right(run.template, grades), tokens)
+        return within(chain.from_iterable(rft.own_right(run.template, one) for one in grades.values()), tokens)
 
     gold = run.rows("controls/gold/rows", {"problems": problems}, gold_rows, tokens=tokens)
-    own = run.rows("controls/rft/rows", {"grades": grades}, own_rows, tokens=tokens)
+    own = run.rows("controls/rft/rows", grades, own_rows, tokens=tokens)
     checkpoints = {
         "SFT": (first, 0),
         "gold answers": (run.fit("controls/gold/fit", first, gold, fit), gold.facts["tokens"]),

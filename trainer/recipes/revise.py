@@ -64,7 +64,7 @@ def stage(run: Run, settings: ReVISE, name: str, model: Model, fit: FitSettings)
         return chosen(pairs(run.template, run.refine, grades, problems, name), **kept)
 
     kept: dict[str, Any] = {"balanced": settings.balanced, "most_rows": settings.most_rows, "seed": settings.seed}
-    rows = run.rows(f"{name}/rows", parents, made, stage=name, **kept)
+    rows = run.rows(f"{name}/rows", parents, made, stage=name, token=settings.token, **kept)
     return run.fit(f"{name}/fit", model, rows, fit, run.settings.token)
 
 
