@@ -175,9 +175,9 @@ def test_one_process_sees_one_gpu_and_several_see_all(given: str | None, devices
     assert _environment(2, environment) == environment
 
 
-def test_a_training_that_goes_astray_makes_no_checkpoint(rows: list[Row], tiny_model: Path, tmp_path: Path) -> None:
+def test_a_training_that_goes_astray_makes_no_checkpoint(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"the loss of step .* lower the learning rate"):
-        fitted(tmp_path / "fit", tiny_model, rows, learning_rate=1e30, epochs=3, token="<|refine|>")
+        fitted(tmp_path / "fit", tiny_model, SFT, learning_rate=1e30, epochs=3)
     assert not (tmp_path / "fit" / "model").exists()
 
 
