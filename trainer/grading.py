@@ -161,7 +161,7 @@ _scorers: dict[str, Any] = {}
 
 def _prepare(grader: Grader, task: str) -> None:
     """Loads what takes long, so that it takes nothing of the first answer's time."""
-    import math_verify  # noqa: F401
+    import math_verify  # type: ignore[import-untyped]  # noqa: F401
 
     # It warns, at each call, that its time-outs are off.
     logging.getLogger("math_verify").setLevel(logging.ERROR)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, ConfigDict
@@ -130,7 +131,7 @@ def test_a_base_model_without_a_chat_template(tmp_path: Path, tiny_model: Path) 
     assert "has no chat template: name a Jinja file" in rows("rows", code=1)
     assert "there is no chat template" in rows("rows", "--chat-template", tmp_path / "none.jinja", code=1)
     assert "kinds {'gold': 2}" in rows("rows", "--chat-template", template)
-    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
     line = Log(tmp_path / "rows" / "rows.jsonl").read()[0]
     assert tokenizer.decode(line["prompt"]).startswith("u:Find the Greatest Common Divisor")
     assert tokenizer.decode(line["prompt"]).endswith("<|im_end|>a:")
