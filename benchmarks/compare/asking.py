@@ -62,12 +62,11 @@ class _Asker:
     async def block(self, number: int, block: Block, endpoint: Endpoint) -> None:
         """Asks a block, with the engine at rest before and after it."""
         before = await endpoint.engine.settled()
-        began, waiting, busy = time.perf_counter(), iter(block.asked), 0
+        began, waiting, busy = time.perf_counter(), iter(block.asked), list[int]()
 
         async def work() -> None:
-            nonlocal busy
             for item, answer in waiting:
-                busy += await self._one(number, block, item, answer, endpoint)
+                busy.append(await self._one(number, block, item, answer, endpoint))
 
         try:
             async with asyncio.TaskGroup() as workers:
@@ -79,7 +78,7 @@ class _Asker:
         after = await endpoint.engine.settled() if before is not None else None
         counted = None if before is None or after is None else after.since(before).as_dict()
         line = {"block": number, "arm": block.arm.label, "requests": len(block.asked), "seconds": round(seconds, 3)}
-        await self._add(self._folder.blocks.add, {**line, "busy": busy, "engine": counted})
+        await self._add(self._folder.blocks.add, {**line, "busy": sum(busy), "engine": counted})
 
     async def _one(self, number: int, block: Block, item: Item, answer: int, endpoint: Endpoint) -> int:
         """Asks once, and again where the server is too busy; how often it was."""

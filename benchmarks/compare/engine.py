@@ -1,6 +1,7 @@
 """What an engine counts: vLLM's own counters at /metrics, against which the tokens that answers tell are checked."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Self
@@ -56,10 +57,8 @@ class Engine:
         """The counters once nothing runs and two looks agree; None where there are none, or it does not come to rest
         within SETTLE_SECONDS: somebody else asks it, too.
         """
-        before = await self._sums()
-        for _ in range(round(SETTLE_SECONDS / STEP_SECONDS)):
-            if before is None:
-                return None
+        before, deadline = await self._sums(), time.monotonic() + SETTLE_SECONDS
+        while before is not None and time.monotonic() < deadline:
             await asyncio.sleep(STEP_SECONDS)
             after = await self._sums()
             if after == before and not any(after.get(name, 0.0) for name in BUSY):

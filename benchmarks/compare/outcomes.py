@@ -113,7 +113,7 @@ def outcomes(settings: Settings, suite: Suite, answers: Sequence[Line], blocks: 
                 arm.label,
                 {item: [_outcome(lines[key], judged[key], shares) for key in keys] for item, keys in full.items()},
                 [item for item in wanted if item not in full],
-                Counter(line["error"] for line in lines.values() if line["error"] is not None),
+                dict(Counter(line["error"] for line in lines.values() if line["error"] is not None)),
                 sum(line["busy"] for line in lines.values()),
                 own,
                 _counted([line for line in lines.values() if line["error"] is None], own, shares),

@@ -92,16 +92,12 @@ class Gateway:
     async def _lines(self, said: Said, prompt: int) -> AsyncIterator[str]:
         self.running += 1
         self.most = max(self.most, self.running)
-        await asyncio.sleep(0.01)
-        for role, text in said.thoughts:
-            event = "note" if role == "note" else "thought"
-            note = {"kind": text} if event == "note" else None
-            beside = {"event": event, "branch": 0, "role": "attempt" if event == "note" else role, "note": note}
-            yield _chunk({} if event == "note" else {"reasoning": text}, strategy=beside)
-        yield _chunk({"content": said.text})
-        for index, (name, arguments) in enumerate(said.calls):
-            yield _chunk({"tool_calls": [{"index": index, "function": {"name": name, "arguments": arguments}}]})
-        self.running -= 1
+        try:
+            await asyncio.sleep(0.01)
+            for line in _spoken(said):
+                yield line
+        finally:
+            self.running -= 1
         self.counters["prompt_tokens"] += prompt
         self.counters["generation_tokens"] += said.tokens + self.hidden
         self.counters["prefix_cache_hits"] += 1
@@ -112,6 +108,17 @@ class Gateway:
             usage = {"prompt_tokens": prompt, "completion_tokens": said.tokens, **details}
             yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\n"
         yield "data: [DONE]\n\n"
+
+
+def _spoken(said: Said) -> Iterator[str]:
+    for role, text in said.thoughts:
+        event = "note" if role == "note" else "thought"
+        note = {"kind": text} if event == "note" else None
+        beside = {"event": event, "branch": 0, "role": "attempt" if event == "note" else role, "note": note}
+        yield _chunk({} if event == "note" else {"reasoning": text}, strategy=beside)
+    yield _chunk({"content": said.text})
+    for index, (name, arguments) in enumerate(said.calls):
+        yield _chunk({"tool_calls": [{"index": index, "function": {"name": name, "arguments": arguments}}]})
 
 
 def _chunk(delta: Mapping[str, Any], finish_reason: str | None = None, **more: Any) -> str:

@@ -53,7 +53,7 @@ async def test_every_answer_is_kept(make: Make, gateway: Gateway, folder: Folder
         "Two.",
         "stop",
     )
-    assert line["tokens"] == {"prompt": 14, "cached": 1, "completion": 7}
+    assert line["tokens"] == {"prompt": 16, "cached": 1, "completion": 7}
     assert 0 < line["first_thought"] <= line["first_answer"] <= line["seconds"]
     assert {line["seed"] for line in lines} == {body["seed"] for body in gateway.asked}
 
@@ -66,7 +66,7 @@ async def test_blocks_run_alone_and_in_the_planned_order(make: Make, gateway: Ga
     assert [block["arm"] for block in blocks] == order
     assert [line["arm"] for line in lines] == [label for label in order for _ in range(2)]
     assert [bool(body.get("strategy")) for body in gateway.asked] == [line["arm"] == "vote" for line in lines]
-    assert all(block["engine"] == {"prompt": 28, "cached": 2, "completion": 20} for block in blocks)
+    assert all(block["engine"] == {"prompt": 32, "cached": 2, "completion": 20} for block in blocks)
     assert all((block["requests"], block["busy"]) == (2, 0) and block["seconds"] > 0 for block in blocks)
 
 

@@ -55,9 +55,9 @@ def test_a_comparison(make: Make, gateway: Gateway, tmp_path: Path) -> None:
         assert counted["told"]["completion"] == counted["engine"]["completion"] == tokens
 
     gateway.asked.clear()
-    compare(tmp_path / "run", settings, "again", Console(quiet=True))
+    compare(tmp_path / "run", settings, "another command", Console(quiet=True))
     assert gateway.asked == [], "all of it is there"
-    assert "again" not in report.read_text(), "the report shows what asked"
+    assert "another command" not in report.read_text(), "the report shows what asked"
 
 
 def test_an_endpoint_that_tells_too_little_is_found_out(make: Make, gateway: Gateway, tmp_path: Path) -> None:
