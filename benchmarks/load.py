@@ -33,7 +33,7 @@ class Reply:
     Attributes:
         status: HTTP status; 0 if the connection broke.
         seconds: from sending to the last byte.
-        first_token: seconds to the first visible text of a stream, None if there was none.
+        first_token: seconds to the first visible text or call of a stream, None if there was none.
         text: the answer's text, or the error's.
         usage: the response's `usage`.
         strategy: the response's `strategy`.

@@ -15,6 +15,8 @@ from benchmarks.compare.summary import Result
 
 PAGE, NUMBERS = "report.html", "report.json"
 TEMPLATE = "page.html.jinja"
+FEW = 30
+"""Items below which bootstrap intervals are not to be trusted."""
 
 
 def write(folder: Path, settings: Settings, result: Result, sessions: Sequence[Mapping[str, Any]]) -> Path:
@@ -49,6 +51,7 @@ def page(settings: Settings, result: Result, sessions: Sequence[Mapping[str, Any
         result=result,
         sessions=sessions,
         words=words,
+        few=FEW,
         plots={name: None if svg is None else Markup(svg) for name, svg in drawn.items()},
     )
 

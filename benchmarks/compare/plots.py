@@ -110,7 +110,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, axes: Axes, name: str) -> str:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
-    axes.legend(fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     text = io.StringIO()
     # Alike for alike numbers, and ids of one plot unlike those of another.
     with mpl.rc_context({"svg.hashsalt": name}):

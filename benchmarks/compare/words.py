@@ -29,6 +29,11 @@ def number(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
+def many(count: int, what: str) -> str:
+    """`1 item`, `2 items`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def certainty(interval: Interval) -> str:
     """Whether a difference may be chance."""
     return "which may be chance" if interval.low <= 0 <= interval.high else "more than chance explains"
@@ -37,13 +42,13 @@ def certainty(interval: Interval) -> str:
 def about(arm: Summary, result: Result) -> list[str]:
     """Sentences about one arm."""
     if arm.accuracy is None:
-        return [f"No item has all of its answers: {sum(arm.errors.values())} requests failed."]
+        return [f"No item has all of its answers: {many(sum(arm.errors.values()), 'request')} failed."]
     return [*_right(arm), *_cost(arm, result), *_equal(arm), *_refined(arm), *_trouble(arm)]
 
 
 def _right(arm: Summary) -> Iterator[str]:
     several = f", {arm.k} to each" if arm.k > 1 else ""
-    yield f"Right on {between(arm.accuracy)} of its answers to {arm.items} items{several}."
+    yield f"Right on {between(arm.accuracy)} of its answers to {many(arm.items, 'item')}{several}."
     if arm.k > 1:
         voted, found = arm.metrics[f"cons@{arm.k}"], arm.metrics[f"pass@{arm.k}"]
         yield f"The answer that most of the {arm.k} agree on is right on {percent(voted.value)} of the items, and at"
@@ -91,12 +96,12 @@ def _refined(arm: Summary) -> Iterator[str]:
 
 def _trouble(arm: Summary) -> Iterator[str]:
     if arm.cut:
-        yield f"{arm.cut} answers were cut at the limit of tokens."
+        yield f"Cut at the limit of tokens: {many(arm.cut, 'answer')}."
     if arm.empty:
-        yield f"{arm.empty} answers were empty."
+        yield f"Empty: {many(arm.empty, 'answer')}."
     if arm.errors:
-        yield f"{sum(arm.errors.values())} requests failed; {arm.partial} items are left out for it, so what is said"
-        yield "here may be of the easier ones."
+        failed, left = many(sum(arm.errors.values()), "request"), many(arm.partial, "item")
+        yield f"{failed} failed, for which {left} had to be left out: what is said here may be of the easier ones."
     if arm.counted.agree is False:
         told, engine = arm.counted.told["completion"], arm.counted.engine["completion"]
         yield f"The endpoint told {number(told)} tokens where the engine counted {number(engine)}."

@@ -41,9 +41,13 @@ def other(item: str, text: str, **more: object) -> dict[str, object]:
             None,
             "made 0 of 1 right that were wrong, and 1 wrong",
         ),
-        ([other("x", "x", finish_reason="length"), other("y", "")], None, "1 answers were cut at the limit"),
-        ([other("x", "x"), other("y", "")], None, "1 answers were empty."),
-        ([other("x", "x"), failed("other", "y", 0, "500: x")], None, "1 requests failed; 1 items are left out"),
+        ([other("x", "x", finish_reason="length"), other("y", "")], None, "Cut at the limit of tokens: 1 answer."),
+        ([other("x", "x"), other("y", "")], None, "Empty: 1 answer."),
+        (
+            [other("x", "x"), failed("other", "y", 0, "500: x")],
+            None,
+            "1 request failed, for which 1 item had to be left out",
+        ),
         (
             [failed("other", "x", 0, "500"), failed("other", "y", 0, "500")],
             None,
@@ -61,6 +65,6 @@ def test_what_is_said_of_several_answers() -> None:
     lines = [line("a", "x", i, text) for i, text in enumerate(["x", "no", "no"])]
     result = Result.of("echo", 1, done("x", lines, [], a=3), {"a": 3}, "a")
     text = " ".join(about(result.arms[0], result))
-    assert "to 1 items, 3 to each." in text
+    assert "to 1 item, 3 to each." in text
     assert "most of the 3 agree on is right on 0% of the items, and at least one of them is on 100%." in text
     assert "Beside" not in text, "it is the yardstick"
