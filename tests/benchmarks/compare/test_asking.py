@@ -14,6 +14,7 @@ from benchmarks.compare.errors import CompareError
 from benchmarks.compare.folder import Folder, key_of
 from benchmarks.compare.plan import plan
 from benchmarks.compare.settings import Settings
+from benchmarks.load import Reply
 from benchmarks.suites import suite
 from tests.benchmarks.compare.gateway import Gateway, Said
 
@@ -136,7 +137,7 @@ async def test_how_long_a_busy_server_is_waited_for(
         waited.extend([seconds] if seconds >= 1 else [])
         await sleep(0)
 
-    monkeypatch.setattr(asking.asyncio, "sleep", counted)
+    monkeypatch.setattr("benchmarks.compare.asking.asyncio.sleep", counted)
     gateway.busy, gateway.retry_after = 2, said
     await run(make(count=1, at_once=1), folder)
     assert waited == waits
@@ -179,7 +180,7 @@ async def test_a_server_that_is_gone_ends_the_run(
     make: Make, gateway: Gateway, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: Any) -> Any:
-        return asking.Reply(0, 0.1, None, "ConnectError()", {}, {})
+        return Reply(0, 0.1, None, "ConnectError()", {}, {})
 
     monkeypatch.setattr(asking, "ask", broken)
     with pytest.raises(CompareError, match="answers no longer: ConnectError"):
