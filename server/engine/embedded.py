@@ -17,6 +17,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from server.engine.adapters import Adapters, Fitting
+from server.engine.remote.replicas import Replicas
 from server.engine.reports import report_pipe
 from server.teacher import Teacher
 from strategies.engine import (
@@ -95,6 +96,8 @@ class Services:
     adapters: Adapters | None = None
     """Trains adapters while requests wait."""
     teacher: Teacher | None = None
+    upstream: Replicas | None = None
+    """The servers that are the engine."""
 
     async def __aenter__(self) -> Self:
         """Begins to start what takes long to start."""
@@ -104,7 +107,7 @@ class Services:
 
     async def __aexit__(self, *error: object) -> None:
         """Ends all of it."""
-        for service in (self.adapters, self.teacher):
+        for service in (self.adapters, self.teacher, self.upstream):
             if service is not None:
                 await service.close()
 
@@ -413,6 +416,7 @@ def capabilities(
     # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
     if client.vllm_config.speculative_config is None and not (adapter and adapts_head(adapter.lora_path)):
         names.add("hidden_states")
+    names &= getattr(client, "offers", names)  # A remote one has been asked.
     # What is trained is trained on the served weights, not on top of another adapter.
     if services.adapters is not None and adapter is None:
         names.add("training")
