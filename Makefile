@@ -2,7 +2,7 @@
 
 PYTHON ?= python3.11
 VENV := .venv/bin/python
-SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
+SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer deploy tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve check format test lock bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean

@@ -59,7 +59,7 @@ def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> N
         with _progress(console, f"Asking {', '.join(settings.upstream)}"):
             found = asyncio.run(find(settings))
     with show_steps(console) as on_step:
-        model = _resolve(settings, found, on_step)
+        model = resolve_model(settings, found, on_step)
     hardware = detect()
     os.environ.update(engine_environment(settings, model, hardware))
     with _progress(console, f"Loading vLLM for {model.served_name}"):
@@ -82,7 +82,10 @@ def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> N
         uvloop.run(_listen(settings, listener, engine, args, console))
 
 
-def _resolve(settings: Settings, found: Found | None, on_step: Callable[[str], None]) -> ResolvedModel:
+def resolve_model(
+    settings: Settings, found: Found | None, on_step: Callable[[str], None] = lambda step: None
+) -> ResolvedModel:
+    """The files of the model: of the setting, or of what the upstream servers serve. Raises ModelError."""
     if found is None:
         return resolve(settings.model, served_name=settings.served_model_name, on_step=on_step)
     name = found.identity.model
