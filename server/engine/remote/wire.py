@@ -23,12 +23,12 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from server.engine.remote.faults import UpstreamError, garbage, message_of
+from server.engine.remote.sse import DONE
 
 GENERATE = "/inference/v1/generate"
 ABORT = "/inference/v1/abort_requests"
 ID_PREFIX = "generate-tokens-"
 """What that route puts before the id of a request."""
-DONE = b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,9 +132,7 @@ class Upstream:
         from vllm.entrypoints.serve.engine.protocol import PromptTokenUsageInfo, UsageInfo
 
         prompt = len(call.token_ids)
-        usage = UsageInfo(
-            prompt_tokens=prompt, completion_tokens=len(tokens), total_tokens=prompt + len(tokens)
-        )
+        usage = UsageInfo(prompt_tokens=prompt, completion_tokens=len(tokens), total_tokens=prompt + len(tokens))
         if self.cache_counts:
             usage.prompt_tokens_details = PromptTokenUsageInfo(cached_tokens=prompt // 2)
         return usage
@@ -175,7 +173,9 @@ class Upstream:
             return StreamingResponse(self._chat_stream(), media_type="text/event-stream")
         message = {"role": "assistant", "content": self.text}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return JSONResponse({"id": "c", "object": "chat.completion", "created": 0, "model": self.model, "choices": [choice]})
+        return JSONResponse(
+            {"id": "c", "object": "chat.completion", "created": 0, "model": self.model, "choices": [choice]}
+        )
 
     async def _chat_stream(self) -> AsyncIterator[str]:
         try:
@@ -253,7 +253,7 @@ async def serving(app: Any, port: int = 0) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         await task
         listener.close()
 
