@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from server.engine.remote.faults import RETRY_AFTER, UpstreamError
-from server.vllm_api import EngineDeadError, add_vllm_error_handlers
+from server.vllm_api import CallFailed, EngineDeadError, add_vllm_error_handlers
 from strategies.base import InvalidTask
 
 _TYPES = {
@@ -79,7 +79,8 @@ def add_error_handlers(app: FastAPI) -> None:
         return ApiError(500, str(error)).response()
 
     @app.exception_handler(UpstreamError)
-    async def upstream_error(request: Request, error: UpstreamError) -> JSONResponse:
+    @app.exception_handler(CallFailed)
+    async def upstream_error(request: Request, error: UpstreamError | CallFailed) -> JSONResponse:
         headers = None if error.retry_after is None else {RETRY_AFTER: error.retry_after}
         return ApiError(error.status, str(error), headers=headers).response()
 

@@ -64,7 +64,10 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "filters": {"request_id": {"()": f"{__name__}.{RequestIdFilter.__name__}"}},
         "formatters": {"line": {"()": f"{__name__}.{make_formatter.__name__}", "log_format": settings.log_format}},
         "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
-        "loggers": {**dict.fromkeys(OWN_HANDLERS, sent_on), **dict.fromkeys(TALKATIVE, {"level": "WARNING"})},
+        "loggers": {
+            **dict.fromkeys(OWN_HANDLERS, sent_on),
+            **{name: {"level": "WARNING"} for name in TALKATIVE},
+        },
         "root": {"level": settings.log_level.upper(), "handlers": ["line"]},
     }
 

@@ -46,7 +46,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from server.engine.adapters import Adapters
 from server.engine.answering import answered_by
 from server.engine.embedded import Services, capabilities
-from server.engine.remote.client import RemoteClient
+from server.engine.remote.client import CallFailed, RemoteClient
 from server.engine.remote.config import remote_config
 from server.engine.remote.probe import Found
 from server.engine.remote.replicas import Replicas
@@ -54,6 +54,7 @@ from server.engine.reports import report_pipe
 
 __all__ = [
     "Adapters",
+    "CallFailed",
     "ChatCompletionNamedToolChoiceParam",
     "ChatCompletionRequest",
     "ChatCompletionResponse",

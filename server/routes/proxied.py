@@ -1,5 +1,7 @@
-"""The routes of a gateway in front of servers elsewhere: plain requests are passed on as they came, unparsed but for what
-selects a strategy; others are answered here, with a strategy over those servers.
+"""The routes of a gateway in front of servers elsewhere.
+
+Plain requests are passed on as they came, unparsed but for what selects a strategy, and so are their answers: that
+costs least, and changes nothing of what the servers do. Others are answered here, by a strategy over those servers.
 """
 
 import json

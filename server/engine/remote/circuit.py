@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 FAILURES = 3
 """In a row that open a circuit."""
-COOLDOWN_SECONDS = 5.0
+COOLDOWN_SECONDS = 1.0
 MAX_COOLDOWN_SECONDS = 60.0
 
 

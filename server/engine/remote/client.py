@@ -43,6 +43,7 @@ class CallFailed(GracefulHTTPError):
 
     def __init__(self, error: UpstreamError) -> None:
         super().__init__(str(error), HTTPStatus(error.status))
+        self.status = error.status
         self.retry_after = error.retry_after
 
 

@@ -9,14 +9,14 @@ import httpx
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server.engine.remote.faults import Fault, UpstreamError, broken
+from server.engine.remote.faults import Fault, UpstreamError, broken, garbage
 from server.engine.remote.replicas import SESSION, Replicas, fault_of
-from server.engine.remote.sse import whole_events
+from server.engine.remote.sse import DONE, payloads, whole_events
 
 PASSED_ON = ("content-type", "x-request-id", "x-session-id", "traceparent", "tracestate")
 """Request headers that the upstream server gets. A client's key is this gateway's business."""
 PASSED_BACK = ("content-type", "retry-after")
-EVENTS = "text/event-stream"
+EVENTS, JSON = "text/event-stream", "application/json"
 
 logger = logging.getLogger("redraft.remote")
 
@@ -55,8 +55,11 @@ class Proxy:
                         post = self._replicas.post(attempt, path, body, passed, model)
                         response = await stack.enter_async_context(post)
                         back = {name: response.headers[name] for name in PASSED_BACK if name in response.headers}
-                        if not response.headers.get("content-type", "").startswith(EVENTS):
+                        kind = response.headers.get("content-type", "")
+                        if kind.startswith(JSON):
                             return Response(await response.aread(), response.status_code, back)
+                        if not kind.startswith(EVENTS):
+                            raise garbage(f"it is {kind.partition(';')[0] or 'nothing'}")
                         events = whole_events(response.aiter_raw())
                         first = await anext(events, None)
                         if first is None:
@@ -88,6 +91,8 @@ async def _passed(first: bytes, events: AsyncGenerator[bytes, None]) -> AsyncIte
     data: bytes | None = first
     try:
         while data is not None:
+            if not all(one.startswith((b"{", DONE)) for one in payloads(data)):
+                raise garbage("an event that is no JSON")
             yield data
             ended = ended or b"data: [DONE]" in data or b"event: response.completed" in data
             data = await anext(events, None)

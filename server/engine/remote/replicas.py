@@ -122,7 +122,7 @@ class Replicas:
         await self._client.aclose()
 
     async def attempts(self, key: str, deadline: float | None = None) -> AsyncGenerator[Attempt, None]:
-        """Tries for one request, the next one while the last one ended with a fault. Raises UpstreamError after the last.
+        """Tries of one request, the next one where the last one ended with a fault. Raises UpstreamError in the end.
 
         Args:
             key: of the session: the same one goes to the same replica while that is there.

@@ -6,6 +6,8 @@ from server.engine.remote.faults import garbage
 
 MAX_EVENT_BYTES = 16 * 2**20
 END = b"\n\n"
+DONE = b"[DONE]"
+"""The data of the last event."""
 
 
 async def whole_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

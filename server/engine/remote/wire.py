@@ -23,12 +23,12 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from server.engine.remote.faults import UpstreamError, garbage, message_of
+from server.engine.remote.sse import DONE
 
 GENERATE = "/inference/v1/generate"
 ABORT = "/inference/v1/abort_requests"
 ID_PREFIX = "generate-tokens-"
 """What that route puts before the id of a request."""
-DONE = b"[DONE]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class TokenCall:
         request = GenerateRequest(
             request_id=self.request_id,
             token_ids=list(self.prompt["prompt_token_ids"]),
-            features=extract_mm_features(self.prompt, metadata_fields_for=lambda modality: set(), mm_payload="tensors"),  # type: ignore[arg-type]
+            features=extract_mm_features(self.prompt, metadata_fields_for=lambda modality: set(), mm_payload="tensors"),
             sampling_params=self.params,
             model=self.model,
             reasoning_ended=self.reasoning_ended,
-            reasoning_parser_kwargs=self.reasoning_parser_kwargs,  # type: ignore[arg-type]
+            reasoning_parser_kwargs=self.reasoning_parser_kwargs,
             stream=stream,
             stream_options={"include_usage": True} if stream else None,  # type: ignore[arg-type]
             cache_salt=self.prompt.get("cache_salt"),
