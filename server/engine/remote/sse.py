@@ -18,7 +18,7 @@ async def whole_events(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, No
     """
     rest = b""
     async for chunk in chunks:
-        data = rest + chunk.replace(b"\r\n", b"\n")
+        data = (rest + chunk).replace(b"\r\n", b"\n")
         at = data.rfind(END)
         if at < 0:
             rest = data
