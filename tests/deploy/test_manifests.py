@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from click import Command
 from typer.main import get_command
 
 from deploy.router import VARIABLE
@@ -39,9 +38,8 @@ def test_each_container_runs_a_known_program() -> None:
 
 @pytest.mark.parametrize("flags", started(GATEWAY))
 def test_redraft_takes_its_flags(flags: list[str]) -> None:
-    command = get_command(app)
-    serve: Command = command.commands["serve"]  # type: ignore[attr-defined]
-    given = serve.make_context("serve", list(flags)).params
+    command: Any = get_command(app)
+    given = command.commands["serve"].make_context("serve", substituted(flags)).params
     settings = Settings(**{name: value for name, value in given.items() if value not in (None, [])})
     assert (settings.engine, len(settings.upstream)) == ("remote", 1)
 

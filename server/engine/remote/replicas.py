@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import logging
 import ssl
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from typing import Any, Self
 
 import httpx
 
-from server.engine.remote.circuit import Circuit
+from server.engine.remote.circuit import FAILURES, Circuit
 from server.engine.remote.faults import (
     Fault,
     UpstreamError,
@@ -100,7 +101,9 @@ class Replicas:
     """
 
     def __init__(self, settings: Settings, identity: Identity | None = None) -> None:
-        self.all = [Replica(url) for url in settings.upstream]
+        # In the place of one alone nobody else answers. It may stand for several: what one of those does is not its fault.
+        failures = FAILURES if len(settings.upstream) > 1 else sys.maxsize
+        self.all = [Replica(url, Circuit(failures)) for url in settings.upstream]
         self._identity = identity
         self._silence = settings.upstream_silence_seconds
         key = settings.upstream_key
