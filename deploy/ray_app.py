@@ -29,7 +29,7 @@ HEALTH_SECONDS = 30.0
 
 
 def engines(arguments: EngineArguments) -> Application:
-    """vLLM servers that Serve balances by session. Mount them at a route of their own."""
+    """Servers of vLLM, which Serve balances by session. Mount them at a route of their own."""
     deployment = serve.deployment(
         name="Engine", **options(arguments), request_router_config={"request_router_class": ROUTER}
     )
@@ -38,7 +38,7 @@ def engines(arguments: EngineArguments) -> Application:
 
 
 def gateways(arguments: GatewayArguments) -> Application:
-    """redraft in front of the engines."""
+    """Gateways in front of the engines."""
     deployment = serve.deployment(name="Gateway", **options(arguments))
     application: Application = deployment(serve.ingress()(GatewayReplica)).bind(arguments)
     return application

@@ -128,5 +128,3 @@ def test_kubernetes_schemas(where: str) -> None:
     for found, manifest in manifests():
         if found == where:
             validate.validate(manifest, "1.33", strict=True)
-
-

@@ -62,7 +62,7 @@ def test_flags_of_a_command_line() -> None:
     [
         ({"replicas": 2}, "Extra inputs"),
         ({"min_replicas": 3, "max_replicas": 2}, "less than min_replicas"),
-        ({"max_ongoing_requests": 4}, "no further replica would start"),
+        ({"max_ongoing_requests": 4}, "no replica would be added"),
         ({"settings": {"api_key": "secret"}}, "REDRAFT_API_KEY"),
         ({"settings": {"upstream_key": "secret"}}, "REDRAFT_UPSTREAM_KEY"),
         ({"settings": {"hots": "a"}}, "hots"),

@@ -101,7 +101,7 @@ class Replicas:
     """
 
     def __init__(self, settings: Settings, identity: Identity | None = None) -> None:
-        # In the place of one alone nobody else answers. It may stand for several: what one of those does is not its fault.
+        # Nobody is there in the place of one alone; and where it stands for several, one may fail and others not.
         failures = FAILURES if len(settings.upstream) > 1 else sys.maxsize
         self.all = [Replica(url, Circuit(failures)) for url in settings.upstream]
         self._identity = identity
