@@ -23,8 +23,13 @@ from server.settings import Settings
 class EngineReplica:
     """One engine. Its processes are children of the replica's, and end with it."""
 
-    async def __init__(self, arguments: EngineArguments) -> None:
-        settings = arguments.redraft()
+    def __init__(self, arguments: EngineArguments) -> None:
+        self._arguments = arguments
+        self._stack = ExitStack()
+
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Starts the engine, and gives what Serve serves; the name of this method is Serve's."""
+        settings = self._arguments.redraft()
         model, hardware = resolve(settings.model, served_name=settings.served_model_name), detect()
         os.environ.update(engine_environment(settings, model, hardware) | adapter_environment(settings))
         # Not before: importing vllm reads the environment.
@@ -33,20 +38,15 @@ class EngineReplica:
 
         from server.vllm_api import running_engine
 
-        args = engine_arguments(settings, model, hardware, arguments.vllm_flags)
+        args = engine_arguments(settings, model, hardware, self._arguments.vllm_flags)
         args.enable_scale_out = True  # The routes that take and give tokens.
-        self._stack = ExitStack()
         self._engine = self._stack.enter_context(running_engine(args))
         tasks = await self._engine.get_supported_tasks()
         app = build_app(args, tasks, self._engine.model_config)
         await init_app_state(self._engine, app.state, args, tasks)
         app.state.server = SimpleNamespace(should_exit=False)  # vLLM's handlers tell it of an engine that died.
         key = settings.upstream_key
-        self._app: ASGIApp = app if key is None else AuthMiddleware(app, [key.get_secret_value()])
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """What Serve serves; its name is Serve's."""
-        return self._app
+        return app if key is None else AuthMiddleware(app, [key.get_secret_value()])
 
     async def check_health(self) -> None:
         """Raises vLLM's EngineDeadError once the engine is gone: Serve then starts another replica."""
@@ -54,8 +54,7 @@ class EngineReplica:
 
     def __del__(self) -> None:
         """Ends the engine."""
-        if hasattr(self, "_stack"):
-            self._stack.close()
+        self._stack.close()
 
 
 def adapter_environment(settings: Settings) -> dict[str, str]:

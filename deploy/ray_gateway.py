@@ -12,6 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deploy.ray_settings import GatewayArguments
 from server.engine.arguments import engine_environment
 from server.engine.hardware import detect
+from server.engine.remote.probe import Upstream, find
+from server.engine.remote.replicas import Replicas
 from server.middleware import REQUEST_ID
 from server.serving import resolve_model
 
@@ -21,10 +23,12 @@ POLL_SECONDS = 2.0
 class GatewayReplica:
     """One gateway. It keeps nothing that another one would miss."""
 
-    async def __init__(self, arguments: GatewayArguments) -> None:
-        from server.engine.remote.probe import Upstream, find
+    def __init__(self, arguments: GatewayArguments) -> None:
+        self._arguments = arguments
 
-        settings = arguments.redraft()
+    async def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Waits for an engine, and gives what Serve serves; the name of this method is Serve's."""
+        arguments, settings = self._arguments, self._arguments.redraft()
         await ready(settings.upstream, arguments.ready_seconds)
         found = await find(settings)
         model, hardware = resolve_model(settings, found), detect()
@@ -32,7 +36,6 @@ class GatewayReplica:
         # Not before: importing vllm reads the environment.
         from server.app import create_app, with_request_ids
         from server.engine.remote.config import remote_arguments
-        from server.engine.remote.replicas import Replicas
         from server.vllm_api import remote_engine
 
         args = remote_arguments(settings, model, hardware, arguments.vllm_flags, found)
@@ -40,11 +43,7 @@ class GatewayReplica:
         engine = remote_engine(args, upstream.replicas, found)
         app = await create_app(settings, engine, args, upstream)
         app.state.server = SimpleNamespace(should_exit=False)
-        self._app = WithoutRequestId(with_request_ids(app))
-
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """What Serve serves; its name is Serve's."""
-        return self._app
+        return WithoutRequestId(with_request_ids(app))
 
 
 class WithoutRequestId:

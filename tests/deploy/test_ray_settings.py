@@ -6,14 +6,14 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from deploy.ray_settings import DECIDED_HERE, ENGINE_SETTINGS, EngineArguments, GatewayArguments
+from deploy.ray_settings import DECIDED_HERE, ENGINE_SETTINGS, EngineArguments, GatewayArguments, Replicas
 from server.engine.arguments import engine_arguments
 from server.engine.hardware import Hardware
 from server.models import ResolvedModel
 from server.settings import Settings
 from tests.deploy.files import DEPLOY
 
-ARGUMENTS = {"engines": EngineArguments, "gateways": GatewayArguments}
+ARGUMENTS: dict[str, type[Replicas]] = {"engines": EngineArguments, "gateways": GatewayArguments}
 
 
 def applications() -> dict[str, dict[str, Any]]:
@@ -69,7 +69,7 @@ def test_flags_of_a_command_line() -> None:
         ({"settings": {"port": 1}}, "port"),
     ],
 )
-def test_what_is_wrong_is_said(kind: type[EngineArguments], wrong: dict[str, Any], message: str) -> None:
+def test_what_is_wrong_is_said(kind: type[Replicas], wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         kind.model_validate(wrong)
 
