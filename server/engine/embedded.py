@@ -149,11 +149,16 @@ def sampling_to_vllm(sampling: Sampling, report: str) -> SamplingParams:
     )
 
 
-def prompt_from_vllm(engine_input: Mapping[str, Any]) -> Prompt:
-    """A rendered prompt as vLLM has it. Raises ValueError for one without token ids (embeddings)."""
+def prompt_from_vllm(engine_input: Mapping[str, Any], messages: Sequence[Message] | None = None) -> Prompt:
+    """A rendered prompt as vLLM has it, with the messages it was made of for an engine that takes no tokens.
+
+    Raises ValueError for one without token ids (embeddings).
+    """
     if engine_input.get("type") not in ("token", "multimodal"):
         raise ValueError("a strategy needs a prompt of tokens; prompt embeddings have none")
     attachments = {key: value for key, value in engine_input.items() if key not in _PROMPT_ONLY}
+    if messages is not None:
+        attachments["messages"] = [dict(message) for message in messages]
     return Prompt(tuple(engine_input["prompt_token_ids"]), attachments)
 
 
@@ -207,7 +212,7 @@ class EmbeddedEngine:
             raise
         if isinstance(rendered, ErrorResponse):
             raise ValueError(rendered.error.message)
-        return prompt_from_vllm(rendered[1][0])
+        return prompt_from_vllm(rendered[1][0], None if "tokens" in self.capabilities.names else messages)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """By the model's tokenizer, without its special tokens around it."""

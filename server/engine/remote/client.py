@@ -24,10 +24,11 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from server.engine.remote.faults import Fault, UpstreamError, broken
+from server.engine.remote.messages import MessagesCall
 from server.engine.remote.probe import Found
 from server.engine.remote.replicas import SESSION, Attempt, Replica, Replicas, fault_of
 from server.engine.remote.sse import payloads, whole_events
-from server.engine.remote.wire import ABORT, GENERATE, ID_PREFIX, Reader, TokenCall
+from server.engine.remote.wire import ABORT, ID_PREFIX, Reader, TokenCall
 
 PATIENCE_SECONDS = 1.0
 """How long a call that was told to stop may still say how many tokens it had. Then its connection is closed."""
@@ -52,6 +53,8 @@ class _Running:
     """A call that is under way."""
 
     session: str
+    tells: bool
+    """Whether its replica says where it ended, if it is asked to."""
     replica: Replica | None = None
     told: float | None = None
     """When it was first told to stop."""
@@ -122,15 +125,21 @@ class RemoteClient:
         Raises:
             CallFailed: no replica answers, or one refuses the call, or breaks off.
         """
-        call = TokenCall(
-            request_id,
-            self._model if lora_request is None else lora_request.lora_name,
-            prompt,
-            sampling_params,
-            priority,
-            reasoning_ended,
-            reasoning_parser_kwargs,
-        )
+        model = self._model if lora_request is None else lora_request.lora_name
+        call: TokenCall | MessagesCall
+        if "messages" in prompt:
+            call = MessagesCall(request_id, model, prompt, sampling_params)
+        else:
+            call = TokenCall(
+                request_id,
+                model,
+                prompt,
+                sampling_params,
+                priority=priority,
+                reasoning_ended=reasoning_ended,
+                reasoning_parser_kwargs=reasoning_parser_kwargs,
+                max_logprobs=self.model_config.max_logprobs,
+            )
         session = session_id or request_id
         headers = {
             **(trace_headers or {}),
@@ -138,10 +147,8 @@ class RemoteClient:
             "X-Request-Id": request_id,
             SESSION: session,
         }
-        body = call.body(
-            stream=sampling_params.output_kind == RequestOutputKind.DELTA, max_logprobs=self.model_config.max_logprobs
-        )
-        self._running[request_id] = running = _Running(session)
+        body = call.body()
+        self._running[request_id] = running = _Running(session, tells=isinstance(call, TokenCall))
         try:
             async with aclosing(self.replicas.attempts(session)) as attempts:
                 async for attempt in attempts:
@@ -157,14 +164,20 @@ class RemoteClient:
             del self._running[request_id]
 
     async def _answer(
-        self, attempt: Attempt, call: TokenCall, body: bytes, headers: Mapping[str, str], running: _Running
+        self,
+        attempt: Attempt,
+        call: TokenCall | MessagesCall,
+        body: bytes,
+        headers: Mapping[str, str],
+        running: _Running,
     ) -> AsyncGenerator[RequestOutput, None]:
-        reader = Reader(call, self.renderer.tokenizer)
+        reader = call.reader(self.renderer.tokenizer)
         try:
             async with AsyncExitStack() as stack:
-                opening = stack.enter_async_context(self.replicas.post(attempt, GENERATE, body, headers, call.model))
+                opening = stack.enter_async_context(self.replicas.post(attempt, call.path, body, headers, call.model))
                 response = await running.until_cut(opening)
-                if response is not None and call.params.output_kind != RequestOutputKind.DELTA:
+                streams = call.params.output_kind == RequestOutputKind.DELTA
+                if response is not None and isinstance(reader, Reader) and not streams:
                     yield reader.whole(await response.aread())
                     return
                 events = whole_events(response.aiter_raw()) if response is not None else None
@@ -185,7 +198,10 @@ class RemoteClient:
         running = self._running.get(request_id)
         if running is None or running.replica is None:
             return
-        if running.told is None:
+        if not running.tells:
+            running.told = time.monotonic()
+            running.end()
+        elif running.told is None:
             running.told = time.monotonic()
             with suppress(Fault, UpstreamError, httpx.HTTPError):
                 ids = {"request_ids": [ID_PREFIX + request_id]}
