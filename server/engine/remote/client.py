@@ -19,15 +19,15 @@ from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.renderers import renderer_from_config
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from server.engine.remote.faults import Fault, UpstreamError, broken
-from server.engine.remote.messages import MessagesCall
+from server.engine.remote.messages import MessagesCall, MessagesReader
 from server.engine.remote.probe import Found
 from server.engine.remote.replicas import SESSION, Attempt, Replica, Replicas, fault_of
-from server.engine.remote.sse import payloads, whole_events
+from server.engine.remote.sse import EVENTS, payloads, whole_events
 from server.engine.remote.wire import ABORT, ID_PREFIX, Reader, TokenCall
 
 PATIENCE_SECONDS = 1.0
@@ -171,27 +171,23 @@ class RemoteClient:
         headers: Mapping[str, str],
         running: _Running,
     ) -> AsyncGenerator[RequestOutput, None]:
-        reader = call.reader(self.renderer.tokenizer)
+        reader, ended = call.reader(self.renderer.tokenizer), False
         try:
-            async with AsyncExitStack() as stack:
-                opening = stack.enter_async_context(self.replicas.post(attempt, call.path, body, headers, call.model))
-                response = await running.until_cut(opening)
-                streams = call.params.output_kind == RequestOutputKind.DELTA
-                if response is not None and isinstance(reader, Reader) and not streams:
-                    yield reader.whole(await response.aread())
-                    return
-                events = whole_events(response.aiter_raw()) if response is not None else None
-                while events is not None and (data := await running.until_cut(anext(events, None))) is not None:
-                    for output in (output for payload in payloads(data) for output in reader.delta(payload)):
-                        yield output
-                        if output.finished:
-                            return
-            if not reader.complete and running.told is None:
+            if running.told is None:
+                async with AsyncExitStack() as stack:
+                    post = self.replicas.post(attempt, call.path, body, headers, call.model)
+                    response = await running.until_cut(stack.enter_async_context(post))
+                    async with aclosing(_outputs(response, reader, running)) as outputs:
+                        async for output in outputs:
+                            yield output
+                            ended = output.finished
+            if not (ended or reader.complete or running.told is not None):
                 raise broken("the stream ended without an end")
         except (Fault, UpstreamError, httpx.HTTPError):
-            if running.told is None:
+            if running.told is None and not ended:
                 raise
-        yield reader.last()
+        if not ended:
+            yield reader.last()
 
     async def abort(self, request_id: str) -> None:
         """Ends the work on a call. Its replica is told, and has a moment to say where it ended."""
@@ -253,3 +249,19 @@ class RemoteClient:
 
     async def do_log_stats(self) -> None:
         """Each replica logs its own."""
+
+
+async def _outputs(
+    response: httpx.Response | None, reader: Reader | MessagesReader, running: _Running
+) -> AsyncGenerator[RequestOutput, None]:
+    """What a response says, read to its very end: else its connection would serve no other call."""
+    if response is None:
+        return
+    if not response.headers.get("content-type", "").startswith(EVENTS):
+        yield reader.whole(await response.aread())
+        return
+    events = whole_events(response.aiter_raw())
+    while (data := await running.until_cut(anext(events, None))) is not None:
+        for payload in payloads(data):
+            for output in reader.delta(payload):
+                yield output

@@ -132,6 +132,10 @@ class MessagesReader:
                 logprobs = [self._position(one) for one in positions]
                 yield self._output(text, [self._number(one.token) for one in positions], logprobs, None)
 
+    def whole(self, body: bytes) -> RequestOutput:
+        """A stream was asked for. Raises Fault."""
+        raise garbage("no stream of a chat completion")
+
     def last(self) -> RequestOutput:
         """The output that ends the call, with the tokens that were not told one by one."""
         # Without a count, for servers that give none, a chunk is a token.

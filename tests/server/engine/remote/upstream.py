@@ -80,6 +80,8 @@ class Upstream:
         body = await request.json()
         if "lora_name" not in body:
             return _error(400, "lora_name is missing")
+        if body["lora_name"] in self.adapters:
+            return _error(400, f"The lora adapter '{body['lora_name']}' has already been loaded.")
         self.adapters.append(body["lora_name"])
         return Response("Success")
 
@@ -88,7 +90,8 @@ class Upstream:
         return Response()
 
     async def _before(self, request: Request) -> Response | None:
-        self.seen.append({"body": await request.json(), "headers": dict(request.headers)})
+        port = request.client.port if request.client is not None else 0
+        self.seen.append({"body": await request.json(), "headers": dict(request.headers), "port": port})
         if self.trouble == "refuse":
             return _error(503, "The engine is currently busy")
         if self.trouble == "overloaded":
