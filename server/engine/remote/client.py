@@ -19,15 +19,16 @@ from vllm.exceptions import GracefulHTTPError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.renderers import renderer_from_config
-from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.input_processor import InputProcessor
 
 from server.engine.remote.faults import Fault, UpstreamError, broken
+from server.engine.remote.messages import MessagesCall, MessagesReader
 from server.engine.remote.probe import Found
 from server.engine.remote.replicas import SESSION, Attempt, Replica, Replicas, fault_of
-from server.engine.remote.sse import payloads, whole_events
-from server.engine.remote.wire import ABORT, GENERATE, ID_PREFIX, Reader, TokenCall
+from server.engine.remote.sse import EVENTS, payloads, whole_events
+from server.engine.remote.wire import ABORT, ID_PREFIX, Reader, TokenCall
 
 PATIENCE_SECONDS = 1.0
 """How long a call that was told to stop may still say how many tokens it had. Then its connection is closed."""
@@ -52,6 +53,8 @@ class _Running:
     """A call that is under way."""
 
     session: str
+    tells: bool
+    """Whether its replica says where it ended, if it is asked to."""
     replica: Replica | None = None
     told: float | None = None
     """When it was first told to stop."""
@@ -122,15 +125,21 @@ class RemoteClient:
         Raises:
             CallFailed: no replica answers, or one refuses the call, or breaks off.
         """
-        call = TokenCall(
-            request_id,
-            self._model if lora_request is None else lora_request.lora_name,
-            prompt,
-            sampling_params,
-            priority,
-            reasoning_ended,
-            reasoning_parser_kwargs,
-        )
+        model = self._model if lora_request is None else lora_request.lora_name
+        call: TokenCall | MessagesCall
+        if "messages" in prompt:
+            call = MessagesCall(request_id, model, prompt, sampling_params)
+        else:
+            call = TokenCall(
+                request_id,
+                model,
+                prompt,
+                sampling_params,
+                priority=priority,
+                reasoning_ended=reasoning_ended,
+                reasoning_parser_kwargs=reasoning_parser_kwargs,
+                max_logprobs=self.model_config.max_logprobs,
+            )
         session = session_id or request_id
         headers = {
             **(trace_headers or {}),
@@ -138,10 +147,8 @@ class RemoteClient:
             "X-Request-Id": request_id,
             SESSION: session,
         }
-        body = call.body(
-            stream=sampling_params.output_kind == RequestOutputKind.DELTA, max_logprobs=self.model_config.max_logprobs
-        )
-        self._running[request_id] = running = _Running(session)
+        body = call.body()
+        self._running[request_id] = running = _Running(session, tells=isinstance(call, TokenCall))
         try:
             async with aclosing(self.replicas.attempts(session)) as attempts:
                 async for attempt in attempts:
@@ -157,35 +164,40 @@ class RemoteClient:
             del self._running[request_id]
 
     async def _answer(
-        self, attempt: Attempt, call: TokenCall, body: bytes, headers: Mapping[str, str], running: _Running
+        self,
+        attempt: Attempt,
+        call: TokenCall | MessagesCall,
+        body: bytes,
+        headers: Mapping[str, str],
+        running: _Running,
     ) -> AsyncGenerator[RequestOutput, None]:
-        reader = Reader(call, self.renderer.tokenizer)
+        reader, ended = call.reader(self.renderer.tokenizer), False
         try:
-            async with AsyncExitStack() as stack:
-                opening = stack.enter_async_context(self.replicas.post(attempt, GENERATE, body, headers, call.model))
-                response = await running.until_cut(opening)
-                if response is not None and call.params.output_kind != RequestOutputKind.DELTA:
-                    yield reader.whole(await response.aread())
-                    return
-                events = whole_events(response.aiter_raw()) if response is not None else None
-                while events is not None and (data := await running.until_cut(anext(events, None))) is not None:
-                    for output in (output for payload in payloads(data) for output in reader.delta(payload)):
-                        yield output
-                        if output.finished:
-                            return
-            if not reader.complete and running.told is None:
+            if running.told is None:
+                async with AsyncExitStack() as stack:
+                    post = self.replicas.post(attempt, call.path, body, headers, call.model)
+                    response = await running.until_cut(stack.enter_async_context(post))
+                    async with aclosing(_outputs(response, reader, running)) as outputs:
+                        async for output in outputs:
+                            yield output
+                            ended = output.finished
+            if not (ended or reader.complete or running.told is not None):
                 raise broken("the stream ended without an end")
         except (Fault, UpstreamError, httpx.HTTPError):
-            if running.told is None:
+            if running.told is None and not ended:
                 raise
-        yield reader.last()
+        if not ended:
+            yield reader.last()
 
     async def abort(self, request_id: str) -> None:
         """Ends the work on a call. Its replica is told, and has a moment to say where it ended."""
         running = self._running.get(request_id)
         if running is None or running.replica is None:
             return
-        if running.told is None:
+        if not running.tells:
+            running.told = time.monotonic()
+            running.end()
+        elif running.told is None:
             running.told = time.monotonic()
             with suppress(Fault, UpstreamError, httpx.HTTPError):
                 ids = {"request_ids": [ID_PREFIX + request_id]}
@@ -237,3 +249,19 @@ class RemoteClient:
 
     async def do_log_stats(self) -> None:
         """Each replica logs its own."""
+
+
+async def _outputs(
+    response: httpx.Response | None, reader: Reader | MessagesReader, running: _Running
+) -> AsyncGenerator[RequestOutput, None]:
+    """What a response says, read to its very end: else its connection would serve no other call."""
+    if response is None:
+        return
+    if not response.headers.get("content-type", "").startswith(EVENTS):
+        yield reader.whole(await response.aread())
+        return
+    events = whole_events(response.aiter_raw())
+    while (data := await running.until_cut(anext(events, None))) is not None:
+        for payload in payloads(data):
+            for output in reader.delta(payload):
+                yield output

@@ -107,11 +107,16 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str], model: str | N
     return garbage(f"status {status} without an error")
 
 
+def status_of(body: bytes) -> int:
+    """The status that an error in OpenAI's envelope names; 502 if it names none."""
+    code = json.loads(body)["error"].get("code")
+    return int(code) if str(code).isdigit() and 400 <= int(code) <= 599 else 502
+
+
 def message_of(body: bytes) -> str | None:
     """The message of an error in OpenAI's envelope; None if this is none."""
     try:
-        error = json.loads(body)["error"]
-        message = error["message"] if isinstance(error, dict) else error
+        message = json.loads(body)["error"]["message"]
     except (ValueError, KeyError, TypeError):
         return None
     return message if isinstance(message, str) else None

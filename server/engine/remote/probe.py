@@ -18,6 +18,7 @@ MAX_LOGPROBS = 20
 TOKEN_SECONDS = 60.0
 """The first token of a server that has just started may take long."""
 GENERATE = "/inference/v1/generate"
+CHAT = "/v1/chat/completions"
 LOAD_ADAPTER = "/v1/load_lora_adapter"
 
 logger = logging.getLogger("redraft.remote")
@@ -100,7 +101,7 @@ async def _capabilities(replicas: Replicas, replica: Replica, model: str) -> fro
     """By asking for one token at a time."""
     answer = await _generate(replicas, replica, model, {})
     if answer is None:
-        return frozenset()
+        return await _of_messages(replicas, replica, model)
     names: set[Capability] = {"tokens", "grammar"}
     if await _generate(replicas, replica, model, {"logprobs": MAX_LOGPROBS}) is not None:
         names.add("logprobs")
@@ -111,6 +112,18 @@ async def _capabilities(replicas: Replicas, replica: Replica, model: str) -> fro
     if await _generate(replicas, replica, model, {"extra_args": {SRGEN: "?"}}) is None:
         names.add("hidden_states")
     return frozenset(names)
+
+
+async def _of_messages(replicas: Replicas, replica: Replica, model: str) -> frozenset[Capability]:
+    """Of a server that takes messages alone."""
+    talk = [{"role": "user", "content": "Hello"}]
+    body = {"model": model, "messages": talk, "max_tokens": 1, "logprobs": True, "top_logprobs": MAX_LOGPROBS}
+    response = await replicas.ask(replica, CHAT, body, seconds=TOKEN_SECONDS)
+    try:
+        told = response.json()["choices"][0]["logprobs"]["content"]
+    except (ValueError, LookupError, TypeError):
+        return frozenset()
+    return frozenset({"logprobs"} if told else ())
 
 
 async def _generate(

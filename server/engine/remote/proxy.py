@@ -11,12 +11,12 @@ from starlette.types import Receive, Scope, Send
 
 from server.engine.remote.faults import Fault, UpstreamError, broken, garbage
 from server.engine.remote.replicas import SESSION, Replicas, fault_of
-from server.engine.remote.sse import DONE, payloads, whole_events
+from server.engine.remote.sse import DONE, EVENTS, payloads, whole_events
 
 PASSED_ON = ("content-type", "x-request-id", "x-session-id", "traceparent", "tracestate")
 """Request headers that the upstream server gets. A client's key is this gateway's business."""
 PASSED_BACK = ("content-type", "retry-after")
-EVENTS, JSON = "text/event-stream", "application/json"
+JSON = "application/json"
 
 logger = logging.getLogger("redraft.remote")
 

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from server.engine.remote.faults import garbage
 
+EVENTS = "text/event-stream"
+"""Their content type."""
 MAX_EVENT_BYTES = 16 * 2**20
 END = b"\n\n"
 DONE = b"[DONE]"

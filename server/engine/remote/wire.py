@@ -18,11 +18,11 @@ from vllm.entrypoints.scale_out.token_in_token_out.protocol import (
 from vllm.entrypoints.serve.engine.protocol import UsageInfo
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-from server.engine.remote.faults import UpstreamError, garbage, message_of
+from server.engine.remote.faults import UpstreamError, garbage, message_of, status_of
 from server.engine.remote.sse import DONE
 
 GENERATE = "/inference/v1/generate"
@@ -39,12 +39,16 @@ class TokenCall:
     model: str
     prompt: Mapping[str, Any]
     params: SamplingParams
+    path: str = GENERATE
     priority: int = 0
     reasoning_ended: bool | None = None
     reasoning_parser_kwargs: Mapping[str, Any] | None = None
+    max_logprobs: int = 20
+    """As many as the route gives."""
 
-    def body(self, *, stream: bool, max_logprobs: int) -> bytes:
+    def body(self) -> bytes:
         """The route's request as JSON."""
+        stream = self.params.output_kind == RequestOutputKind.DELTA
         request = GenerateRequest(
             request_id=self.request_id,
             token_ids=list(self.prompt["prompt_token_ids"]),
@@ -63,8 +67,12 @@ class TokenCall:
         body["sampling_params"]["max_tokens"] = self.params.max_tokens
         if self.params.logprobs:
             # One more than wanted: the route counts the sampled token among the likeliest, and cuts.
-            body["sampling_params"]["logprobs"] = min(self.params.logprobs + 1, max_logprobs)
+            body["sampling_params"]["logprobs"] = min(self.params.logprobs + 1, self.max_logprobs)
         return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+    def reader(self, tokenizer: Any) -> "Reader":
+        """Reads the answer."""
+        return Reader(self, tokenizer)
 
 
 class Reader:
@@ -106,7 +114,7 @@ class Reader:
             chunk = GenerateTokensStreamResponse.model_validate_json(payload)
         except ValidationError as error:
             if (message := message_of(payload)) is not None:
-                raise UpstreamError(_status_of(payload), message) from error
+                raise UpstreamError(status_of(payload), message) from error
             raise garbage("no event of vLLM's token route") from error
         if chunk.usage is not None and self._last is not None:
             self._last.num_cached_tokens = _cached(chunk.usage)
@@ -192,8 +200,3 @@ class Reader:
 def _cached(usage: UsageInfo | None) -> int:
     details = None if usage is None else usage.prompt_tokens_details
     return 0 if details is None else details.cached_tokens or 0
-
-
-def _status_of(payload: bytes) -> int:
-    code = json.loads(payload)["error"].get("code")
-    return code if isinstance(code, int) and 400 <= code <= 599 else 502

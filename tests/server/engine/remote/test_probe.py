@@ -26,7 +26,11 @@ async def found(*upstreams: Upstream, **changes: Any) -> Found:
         ({}, set()),
         ({"processor": False}, {"hidden_states"}),
         ({"cache_counts": False}, {"scores"}),
-        ({"scale_out": False}, {"tokens", "logprobs", "grammar", "scores", "hidden_states"}),
+        ({"scale_out": False}, {"tokens", "grammar", "scores", "hidden_states"}),
+        (
+            {"scale_out": False, "chat_logprobs": False},
+            {"tokens", "logprobs", "grammar", "scores", "hidden_states"},
+        ),
     ],
     ids=str,
 )

@@ -18,7 +18,10 @@ async def whole(parts: Sequence[bytes]) -> list[bytes]:
 
 
 async def test_events_are_put_together() -> None:
-    assert await whole([b"data: a", b"\n", b"\ndata: b\n\nda", b"ta: c\n\n"]) == [b"data: a\n\ndata: b\n\n", b"data: c\n\n"]
+    assert await whole([b"data: a", b"\n", b"\ndata: b\n\nda", b"ta: c\n\n"]) == [
+        b"data: a\n\ndata: b\n\n",
+        b"data: c\n\n",
+    ]
 
 
 async def test_what_breaks_off_is_never_seen() -> None:

@@ -12,13 +12,14 @@ def call_of(**params: Any) -> Any:
     from server.engine.remote.wire import TokenCall
 
     sampling = SamplingParams(**{"max_tokens": 16, "output_kind": RequestOutputKind.DELTA, **params})
-    return TokenCall("id-1", "tiny", {"type": "token", "prompt_token_ids": [1, 2, 3], "cache_salt": "salt"}, sampling, 4)
+    prompt = {"type": "token", "prompt_token_ids": [1, 2, 3], "cache_salt": "salt"}
+    return TokenCall("id-1", "tiny", prompt, sampling, priority=4)
 
 
-def parsed(call: Any, **options: Any) -> Any:
+def parsed(call: Any) -> Any:
     from vllm.entrypoints.scale_out.token_in_token_out.protocol import GenerateRequest
 
-    return GenerateRequest.model_validate_json(call.body(**{"stream": True, "max_logprobs": 20, **options}))
+    return GenerateRequest.model_validate_json(call.body())
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ class Upstream:
     processor: bool = True
     """Whether it has redraft's logits processor."""
     cache_counts: bool = True
+    chat_logprobs: bool = True
     key: str | None = None
     trouble: Trouble | None = None
     after: int = 0
@@ -58,7 +59,8 @@ class Upstream:
 
         @app.middleware("http")
         async def keyed(request: Request, go_on: Any) -> Response:
-            if self.key is not None and request.headers.get("authorization") != f"Bearer {self.key}":
+            keyless = self.key is None or request.url.path == "/health"
+            if not keyless and request.headers.get("authorization") != f"Bearer {self.key}":
                 return JSONResponse({"error": "Unauthorized"}, 401)
             answer: Response = await go_on(request)
             return answer
@@ -78,6 +80,8 @@ class Upstream:
         body = await request.json()
         if "lora_name" not in body:
             return _error(400, "lora_name is missing")
+        if body["lora_name"] in self.adapters:
+            return _error(400, f"The lora adapter '{body['lora_name']}' has already been loaded.")
         self.adapters.append(body["lora_name"])
         return Response("Success")
 
@@ -86,7 +90,8 @@ class Upstream:
         return Response()
 
     async def _before(self, request: Request) -> Response | None:
-        self.seen.append({"body": await request.json(), "headers": dict(request.headers)})
+        port = request.client.port if request.client is not None else 0
+        self.seen.append({"body": await request.json(), "headers": dict(request.headers), "port": port})
         if self.trouble == "refuse":
             return _error(503, "The engine is currently busy")
         if self.trouble == "overloaded":
@@ -170,24 +175,34 @@ class Upstream:
         if body["model"] not in (self.model, *self.adapters):
             return _error(404, f"The model `{body['model']}` does not exist.")
         if body.get("stream"):
-            return StreamingResponse(self._chat_stream(), media_type="text/event-stream")
+            return StreamingResponse(self._chat_stream(body), media_type="text/event-stream")
         message = {"role": "assistant", "content": self.text}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": self._chat_logprobs(body, "it")}
         return JSONResponse(
             {"id": "c", "object": "chat.completion", "created": 0, "model": self.model, "choices": [choice]}
         )
 
-    async def _chat_stream(self) -> AsyncIterator[str]:
+    def _chat_logprobs(self, body: Any, word: str) -> dict[str, Any] | None:
+        entry = {"token": word, "logprob": -0.25}
+        return (
+            {"content": [{**entry, "top_logprobs": [entry]}]} if body.get("logprobs") and self.chat_logprobs else None
+        )
+
+    async def _chat_stream(self, body: Any) -> AsyncIterator[str]:
         try:
             for number, word in enumerate(self.text.split()):
                 async for event in self._trouble(number):
                     if event is None:
                         return
                     yield event
-                choice = {"index": 0, "delta": {"content": f"{word} "}, "finish_reason": None}
+                choice = {"index": 0, "delta": {"content": f"{word} "}, "logprobs": self._chat_logprobs(body, word)}
                 chunk = {"id": "c", "object": "chat.completion.chunk", "created": 0, "model": self.model}
                 yield f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n"
                 await asyncio.sleep(self.pause)
+            if body.get("stream_options"):
+                last = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+                usage = {"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}}
+                yield f"data: {json.dumps(last)}\n\ndata: {json.dumps(usage)}\n\n"
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.gone += 1
