@@ -62,9 +62,7 @@ class Replicas(BaseModel):
         if self.max_replicas < self.min_replicas:
             raise ValueError(f"max_replicas {self.max_replicas} is less than min_replicas {self.min_replicas}")
         if self.max_ongoing_requests < self.target_ongoing_requests:
-            raise ValueError(
-                "max_ongoing_requests is less than target_ongoing_requests: no replica would be added"
-            )
+            raise ValueError("max_ongoing_requests is less than target_ongoing_requests: no replica would be added")
         self.redraft()
         return self
 
