@@ -1,5 +1,6 @@
 """Both Serve applications on a local Ray, asked with the SDK: `make test-deploy`."""
 
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,14 +29,14 @@ ENGINE = {"served_model_name": TINY_MODEL, "dtype": "float32", "kv_cache_gib": 0
 
 
 @pytest.fixture(scope="module")
-def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(tiny_model: Path) -> Iterator[str]:
     """Of Serve's proxy, with both applications behind it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        patch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path_factory.mktemp("ray") / "token"))
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Else Ray writes one into the user's home.
         from ray import serve
 
         from deploy.ray_app import engines, gateways

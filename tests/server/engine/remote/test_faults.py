@@ -138,6 +138,19 @@ async def test_a_dead_server_is_left_out_until_it_is_back(gateway: MakeGateway, 
         assert dead.circuit.closed
 
 
+@pytest.mark.parametrize("strategy", [False, True], ids=["plain", "strategy"])
+async def test_a_single_server_is_not_left_out(gateway: MakeGateway, new_upstream: NewUpstream, strategy: bool) -> None:
+    """It may be a router, behind which the next request finds a server that is well."""
+    async with gateway(new_upstream()) as running:
+        (only,) = running.upstreams
+        only.trouble = "die"
+        for _ in range(4):
+            with pytest.raises(openai.APIError):
+                await ask(running, strategy)
+        only.trouble = None
+        assert await ask(running, strategy) == "it is nineteen"
+
+
 async def test_other_requests_are_unharmed(gateway: MakeGateway, new_upstream: NewUpstream) -> None:
     """One server dies under load: whoever had no token yet is saved, whoever had is told."""
     async with gateway(new_upstream(pause=0.01), new_upstream(pause=0.01)) as running:
