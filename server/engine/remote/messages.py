@@ -168,7 +168,7 @@ class MessagesReader:
             text=text,
             token_ids=token_ids,
             cumulative_logprob=None,
-            logprobs=logprobs if self._call.params.logprobs is not None else None,  # type: ignore[arg-type]
+            logprobs=logprobs if self._call.params.logprobs is not None else None,
             finish_reason=finish_reason,
         )
         return RequestOutput(

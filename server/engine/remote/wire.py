@@ -6,9 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
+from vllm.entrypoints.generate.base.protocol import StreamOptions
 from vllm.entrypoints.scale_out.token_in_token_out.mm_features import extract_mm_features
 from vllm.entrypoints.scale_out.token_in_token_out.protocol import (
+    GenerateLogProb,
     GenerateLogProbs,
     GenerateLogProbsContent,
     GenerateRequest,
@@ -19,8 +22,10 @@ from vllm.entrypoints.serve.engine.protocol import UsageInfo
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+from vllm.v1.engine.logprobs import LogprobsProcessor
+from vllm.v1.outputs import LogprobsLists
 
 from server.engine.remote.faults import UpstreamError, garbage, message_of, status_of
 from server.engine.remote.sse import DONE
@@ -37,7 +42,8 @@ class TokenCall:
 
     request_id: str
     model: str
-    prompt: Mapping[str, Any]
+    prompt: Any
+    """As vLLM's renderer makes it."""
     params: SamplingParams
     path: str = GENERATE
     priority: int = 0
@@ -58,7 +64,7 @@ class TokenCall:
             reasoning_ended=self.reasoning_ended,
             reasoning_parser_kwargs=self.reasoning_parser_kwargs,
             stream=stream,
-            stream_options={"include_usage": True} if stream else None,  # type: ignore[arg-type]
+            stream_options=StreamOptions(include_usage=True) if stream else None,
             cache_salt=self.prompt.get("cache_salt"),
             priority=self.priority,
         )
@@ -85,7 +91,6 @@ class Reader:
 
     def __init__(self, call: TokenCall, tokenizer: Any) -> None:
         self._call = call
-        self._tokenizer = tokenizer
         self._prompt = list(call.prompt["prompt_token_ids"])
         request = EngineCoreRequest(
             request_id=call.request_id,
@@ -98,9 +103,9 @@ class Reader:
             cache_salt=None,
             data_parallel_rank=None,
         )
-        self._detokenizer = IncrementalDetokenizer.from_new_request(
-            tokenizer if call.params.detokenize else None, request
-        )
+        known = tokenizer if call.params.detokenize else None
+        self._detokenizer = IncrementalDetokenizer.from_new_request(known, request)
+        self._processor = LogprobsProcessor.from_new_request(known, request)
         self._last: RequestOutput | None = None
         """Held until the counts come, which are in a chunk behind it."""
 
@@ -177,24 +182,27 @@ class Reader:
         )
 
     def _logprobs(self, logprobs: GenerateLogProbs | None) -> list[dict[int, Logprob]] | None:
-        if logprobs is None or logprobs.content is None:
-            return [] if self._call.params.logprobs is not None else None
-        return [self._position(content) for content in logprobs.content]
+        """As vLLM's own output processor makes them of what its engine says, with the same texts of tokens."""
+        if self._call.params.logprobs is None:
+            return None
+        for content in [] if logprobs is None else logprobs.content or []:
+            row = self._row(content)
+            told = LogprobsLists(
+                logprob_token_ids=np.array([[one.token_id for one in row]]),
+                logprobs=np.array([[one.logprob for one in row]]),
+                sampled_token_ranks=np.array([content.rank or 0]),
+            )
+            self._processor.update_from_output(EngineCoreOutput(self._call.request_id, [content.token_id], told))
+        made: Any = self._processor.logprobs
+        self._processor.logprobs = []
+        return list(made)
 
-    def _position(self, content: GenerateLogProbsContent) -> dict[int, Logprob]:
-        """The sampled token, then the likeliest ones that were asked for."""
-        entries = {content.token_id: content, **{one.token_id: one for one in content.top_logprobs}}
+    def _row(self, content: GenerateLogProbsContent) -> list[GenerateLogProb]:
+        """The sampled token, then the likeliest ones that were asked for, with it where it is one of them."""
+        entries = {one.token_id: one for one in (content, *content.top_logprobs)}
+        ranked = sorted((one.rank, token) for token, one in entries.items() if one.rank is not None)
         wanted = self._call.params.logprobs or 0
-        kept = {
-            token: one
-            for token, one in entries.items()
-            if token == content.token_id or (one.rank is not None and one.rank <= wanted)
-        }
-        return {token: Logprob(one.logprob, one.rank, self._text(token)) for token, one in kept.items()}
-
-    def _text(self, token: int) -> str | None:
-        text: str | None = self._tokenizer.decode([token]) if self._call.params.detokenize else None
-        return text
+        return [content, *(entries[token] for rank, token in ranked if rank <= wanted)]
 
 
 def _cached(usage: UsageInfo | None) -> int:

@@ -42,7 +42,7 @@ def new_upstream(tiny_model: Path) -> Callable[..., Upstream]:
     """Makes a scripted server of the tiny model."""
     from transformers import AutoTokenizer
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)  # type: ignore[no-untyped-call]
+    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_model)
 
     def make(**changes: Any) -> Upstream:
         return Upstream(encode=tokenizer.encode, eos=tokenizer.eos_token_id, **{"root": str(tiny_model), **changes})

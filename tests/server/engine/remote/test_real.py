@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from clients.process import ServerProcess, free_port
 from tests.servers import GENERATION_TOKENS, RUNNING, START_SECONDS, Server, running_server, wait_until
@@ -78,12 +78,11 @@ def test_answers_and_counts_are_the_same(remote: Server, embedded: Server, reque
 def shown(answer: ChatCompletion) -> dict[str, float]:
     """Each log-probability that an answer shows, by its place and token."""
     logprobs = answer.choices[0].logprobs
-    positions = [] if logprobs is None else logprobs.content or []
-    return {
-        f"{place} {one.token} {one.bytes}": one.logprob
-        for place, position in enumerate(positions)
-        for one in (position, *position.top_logprobs)
-    }
+    shown: dict[str, float] = {}
+    for place, position in enumerate((logprobs and logprobs.content) or []):
+        shown[f"{place} {position.token} {position.bytes}"] = position.logprob
+        shown |= {f"{place} {one.token} {one.bytes}": one.logprob for one in position.top_logprobs}
+    return shown
 
 
 @pytest.mark.parametrize("request_name", ["plain", "self_refine", "iterative_deepening"])
@@ -96,6 +95,12 @@ def test_usage_is_what_the_upstream_counts(remote: Server, upstream: Server, req
     assert answer.usage.completion_tokens == spent
 
 
+def said(chunk: ChatCompletionChunk) -> bool:
+    """Whether it holds text, thought or answered."""
+    delta = chunk.choices[0].delta
+    return bool(delta.content or "reasoning" in (delta.model_extra or {}))
+
+
 @pytest.mark.parametrize("strategy", ["", "@direct", "@self_consistency"])
 def test_a_client_that_leaves_ends_the_work(remote: Server, upstream: Server, strategy: str) -> None:
     stream = remote.client.chat.completions.create(
@@ -106,9 +111,7 @@ def test_a_client_that_leaves_ends_the_work(remote: Server, upstream: Server, st
         stream=True,
         extra_body={"ignore_eos": True},
     )
-    next(
-        chunk for chunk in stream if chunk.choices[0].delta.content or "reasoning" in chunk.choices[0].delta.model_extra
-    )
+    next(chunk for chunk in stream if said(chunk))
     assert upstream.metrics().total(RUNNING) >= 1
     stream.close()
     wait_until(lambda: upstream.metrics().total(RUNNING) == 0, 10)

@@ -26,7 +26,7 @@ def parsed(call: Any) -> Any:
 def tokenizer(tiny_model: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(tiny_model)  # type: ignore[no-untyped-call]
+    return AutoTokenizer.from_pretrained(tiny_model)
 
 
 def chunk(text: str, tokenizer: Any, **changes: Any) -> bytes:
@@ -107,8 +107,9 @@ def test_the_likeliest_that_were_asked_for_are_kept(tokenizer: Any) -> None:
     sampled = GenerateLogProb(token_id=65, logprob=-9.0, rank=40)
     content = GenerateLogProbsContent(**sampled.model_dump(), top_logprobs=[sampled, *likeliest])
     payload = chunk("b", tokenizer, logprobs=GenerateLogProbs(content=[content]))
-    ((output,),) = ([*Reader(call_of(logprobs=2), tokenizer).delta(payload)],)
-    (position,) = output.outputs[0].logprobs
+    (output,) = Reader(call_of(logprobs=2), tokenizer).delta(payload)
+    made: Any = output.outputs[0].logprobs
+    (position,) = made
     assert {token: entry.rank for token, entry in position.items()} == {65: 40, 1: 1, 2: 2}
     assert position[65].decoded_token == tokenizer.decode([65])
 
