@@ -30,7 +30,8 @@ MAY_IMPORT_VLLM = (
     "deploy/ray_engine.py",
 )
 """Paths, or beginnings of them: the engine's modules, the one that mounts vLLM's serving classes, SRGen's own part,
-the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to, and the replica that is vLLM."""
+the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to, and the
+replica that is vLLM."""
 
 
 def imports(source: str, package: str) -> Iterator[str]:
