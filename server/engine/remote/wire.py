@@ -185,7 +185,8 @@ class Reader:
         """As vLLM's own output processor makes them of what its engine says, with the same texts of tokens."""
         if self._call.params.logprobs is None:
             return None
-        for content in [] if logprobs is None else logprobs.content or []:
+        contents = [] if logprobs is None else logprobs.content or []
+        for content in contents:
             row = self._row(content)
             told = LogprobsLists(
                 logprob_token_ids=np.array([[one.token_id for one in row]]),
@@ -193,9 +194,8 @@ class Reader:
                 sampled_token_ranks=np.array([content.rank or 0]),
             )
             self._processor.update_from_output(EngineCoreOutput(self._call.request_id, [content.token_id], told))
-        made: Any = self._processor.logprobs
-        self._processor.logprobs = []
-        return list(made)
+        made: Any = self._processor.logprobs  # All so far: the text of a token may depend on those before it.
+        return list(made[len(made) - len(contents) :])
 
     def _row(self, content: GenerateLogProbsContent) -> list[GenerateLogProb]:
         """The sampled token, then the likeliest ones that were asked for, with it where it is one of them."""

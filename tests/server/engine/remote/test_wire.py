@@ -130,3 +130,26 @@ def test_what_no_vllm_sends_is_a_fault(tokenizer: Any, payload: bytes) -> None:
 
     with pytest.raises(Fault, match="cannot be read"):
         list(Reader(call_of(), tokenizer).delta(payload))
+
+
+def test_a_letter_of_two_tokens_has_its_text_at_the_second(tokenizer: Any) -> None:
+    from vllm.entrypoints.scale_out.token_in_token_out.protocol import (
+        GenerateLogProb,
+        GenerateLogProbs,
+        GenerateLogProbsContent,
+        GenerateTokensStreamChoice,
+        GenerateTokensStreamResponse,
+    )
+
+    from server.engine.remote.wire import Reader
+
+    reader, texts = Reader(call_of(logprobs=0), tokenizer), []
+    for token in tokenizer.encode("ä"):
+        entry = GenerateLogProb(token_id=token, logprob=-1.0, rank=1)
+        content = GenerateLogProbsContent(**entry.model_dump(), top_logprobs=[entry])
+        choice = GenerateTokensStreamChoice(index=0, token_ids=[token], logprobs=GenerateLogProbs(content=[content]))
+        payload = GenerateTokensStreamResponse(choices=[choice]).model_dump_json().encode()
+        for output in reader.delta(payload):
+            made: Any = output.outputs[0].logprobs
+            texts.append(made[0][token].decoded_token)
+    assert texts == ["", "ä"]
