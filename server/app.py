@@ -11,25 +11,30 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
+from server.engine.remote.probe import Upstream
+from server.engine.remote.proxy import Proxy
 from server.errors import add_error_handlers
 from server.gateway import Gateway
 from server.limits import RunLimiter
 from server.middleware import AuthMiddleware, BodyLimitMiddleware, RequestIdMiddleware
-from server.routes import chat, listing, plain, responses
+from server.routes import chat, common, listing, plain, proxied, responses
 from server.settings import Settings
 from server.teacher import Teacher
 from server.training import Trainer, TrainerCommand
-from server.vllm_api import Adapters, EngineClient, Services, attach_metrics, lifespan, mount_state
+from server.vllm_api import Adapters, EngineClient, Services, attach_metrics, lifespan, list_adapters, mount_state
 from strategies.registry import load_strategies
 
 
-async def create_app(settings: Settings, engine: EngineClient, args: argparse.Namespace) -> FastAPI:
+async def create_app(
+    settings: Settings, engine: EngineClient, args: argparse.Namespace, upstream: Upstream | None = None
+) -> FastAPI:
     """Mounts the gateway and vLLM's serving classes over an engine.
 
     Args:
         settings: the operator's settings.
         engine: vLLM's running engine.
         args: the vLLM arguments that the engine was started with.
+        upstream: the servers that a remote engine is.
 
     Raises:
         RuntimeError: an installed strategy plugin is broken.
@@ -37,9 +42,13 @@ async def create_app(settings: Settings, engine: EngineClient, args: argparse.Na
     app = FastAPI(title="redraft", docs_url=None, redoc_url=None, openapi_url=None, lifespan=_lifespan)
     await mount_state(engine, app.state, args)
     limiter = RunLimiter(settings.max_concurrent_runs, settings.max_queued_runs)
-    services = _services(settings, engine, args)
-    app.state.gateway = Gateway(settings, load_strategies(), limiter, app.state, services)
-    for routes in (chat, responses, plain, listing):
+    services = _services(settings, engine, args, upstream)
+    proxy = None
+    if upstream is not None:
+        list_adapters(app.state, upstream.found.adapters)
+        proxy = Proxy(upstream.replicas)
+    app.state.gateway = Gateway(settings, load_strategies(), limiter, app.state, services, proxy)
+    for routes in (common, listing, *((chat, responses, plain) if upstream is None else (proxied,))):
         app.include_router(routes.router)
     attach_metrics(app)
     add_error_handlers(app)
@@ -57,7 +66,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-def _services(settings: Settings, engine: EngineClient, args: argparse.Namespace) -> Services:
+def _services(
+    settings: Settings, engine: EngineClient, args: argparse.Namespace, upstream: Upstream | None
+) -> Services:
     """What the operator wants beside the engine. Raises RuntimeError if it cannot be had."""
     adapters = teacher = None
     if settings.training:
@@ -70,7 +81,7 @@ def _services(settings: Settings, engine: EngineClient, args: argparse.Namespace
     if settings.teacher_url is not None and settings.teacher_model is not None:
         key = settings.teacher_key.get_secret_value()
         teacher = Teacher(settings.teacher_url, settings.teacher_model, key, settings.teacher_calls)
-    return Services(adapters, teacher)
+    return Services(adapters, teacher, None if upstream is None else upstream.replicas)
 
 
 def with_request_ids(app: FastAPI) -> ASGIApp:

@@ -8,7 +8,8 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from server.vllm_api import EngineDeadError, add_vllm_error_handlers
+from server.engine.remote.faults import RETRY_AFTER, UpstreamError
+from server.vllm_api import CallFailed, EngineDeadError, add_vllm_error_handlers
 from strategies.base import InvalidTask
 
 _TYPES = {
@@ -18,7 +19,9 @@ _TYPES = {
     413: "BadRequestError",
     429: "RateLimitError",
     500: "InternalServerError",
+    502: "BadGatewayError",
     503: "ServiceUnavailableError",
+    504: "GatewayTimeoutError",
 }
 
 
@@ -74,6 +77,12 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(StrategyFailed)
     async def strategy_failed(request: Request, error: StrategyFailed) -> JSONResponse:
         return ApiError(500, str(error)).response()
+
+    @app.exception_handler(UpstreamError)
+    @app.exception_handler(CallFailed)
+    async def upstream_error(request: Request, error: UpstreamError | CallFailed) -> JSONResponse:
+        headers = None if error.retry_after is None else {RETRY_AFTER: error.retry_after}
+        return ApiError(error.status, str(error), headers=headers).response()
 
     # fastapi's own for what a route refuses, starlette's for paths and methods that no route has.
     @app.exception_handler(HTTPException)

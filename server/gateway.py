@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import Request
 from starlette.datastructures import State
 
+from server.engine.remote.proxy import Proxy
 from server.errors import ApiError
 from server.limits import RunLimiter
 from server.resolve import Plan, resolve
@@ -29,6 +30,8 @@ class Gateway:
     vllm: State
     """vLLM's serving classes, as its own routes find them."""
     services: Services
+    proxy: Proxy | None = None
+    """Passes plain requests on, in front of servers elsewhere."""
 
     @classmethod
     def of(cls, request: Request) -> "Gateway":

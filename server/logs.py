@@ -22,6 +22,9 @@ FIELDS = "%(asctime)s %(levelname)s %(processName)s %(name)s %(request_id)s %(me
 OWN_HANDLERS = ("vllm", "uvicorn", "uvicorn.error", "uvicorn.access", "torch")
 """Loggers that bring handlers of their own."""
 
+TALKATIVE = ("httpx", "httpcore")
+"""Loggers that tell of every request, and at the level of debugging of its parts."""
+
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
 
@@ -61,7 +64,10 @@ def logging_config(settings: Settings) -> dict[str, Any]:
         "filters": {"request_id": {"()": f"{__name__}.{RequestIdFilter.__name__}"}},
         "formatters": {"line": {"()": f"{__name__}.{make_formatter.__name__}", "log_format": settings.log_format}},
         "handlers": {"line": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request_id"]}},
-        "loggers": dict.fromkeys(OWN_HANDLERS, sent_on),
+        "loggers": {
+            **dict.fromkeys(OWN_HANDLERS, sent_on),
+            **{name: {"level": "WARNING"} for name in TALKATIVE},
+        },
         "root": {"level": settings.log_level.upper(), "handlers": ["line"]},
     }
 

@@ -49,10 +49,15 @@ class AuthMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Lets requests with a key pass."""
-        if scope["type"] == "http" and scope["path"] != "/health" and not self._allows(scope):
+        if scope["type"] == "http" and not self._is_health(scope) and not self._allows(scope):
             error = ApiError(401, "a valid API key is needed: Authorization: Bearer KEY")
             return await error.response()(scope, receive, send)
         await self.app(scope, receive, send)
+
+    def _is_health(self, scope: Scope) -> bool:
+        # Where another server mounts this application at a prefix, the path has it.
+        path: str = scope["path"]
+        return path.removeprefix(scope.get("root_path", "")) == "/health"
 
     def _allows(self, scope: Scope) -> bool:
         # Bytes as they came: a key need not be ASCII.

@@ -150,6 +150,13 @@ class StrategyRun:
                 raise InvalidTask(
                     f"with this adapter the engine cannot run {plugin.name}: {', '.join(lacking)}", "model"
                 )
+        sampling = task.sampling
+        shaped = sampling.grammar is not None or sampling.logprobs is not None or task.tools or task.continues
+        if shaped and "tokens" not in engine.capabilities.names:
+            raise InvalidTask(
+                "tools, response_format, logprobs and unfinished messages with a strategy need an engine that takes "
+                "tokens; this one takes messages alone"
+            )
         self.plan.strategy.check(task, engine)
         if self._max_prompt_tokens is not None and len(task.prompt) > self._max_prompt_tokens:
             raise InvalidTask(

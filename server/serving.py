@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import IO, TYPE_CHECKING, cast
 
@@ -19,9 +19,13 @@ from rich.console import Console
 
 from server.engine.arguments import engine_arguments, engine_environment
 from server.engine.hardware import detect
+from server.engine.remote.config import remote_arguments
+from server.engine.remote.probe import Found, Upstream, find
+from server.engine.remote.replicas import Replicas
 from server.logs import LogFile, configured_logging, take_over
-from server.models import resolve
+from server.models import ResolvedModel, resolve
 from server.models.cli import show_steps
+from server.models.errors import ModelError
 from server.settings import Settings
 
 if TYPE_CHECKING:
@@ -50,8 +54,12 @@ def serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> No
 
 def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> None:
     listener = listen(settings)
+    found = None
+    if settings.engine == "remote":
+        with _progress(console, f"Asking {', '.join(settings.upstream)}"):
+            found = asyncio.run(find(settings))
     with show_steps(console) as on_step:
-        model = resolve(settings.model, served_name=settings.served_model_name, on_step=on_step)
+        model = resolve_model(settings, found, on_step)
     hardware = detect()
     os.environ.update(engine_environment(settings, model, hardware))
     with _progress(console, f"Loading vLLM for {model.served_name}"):
@@ -59,8 +67,13 @@ def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> N
         import torch  # noqa: F401
 
         take_over()
-        from server.vllm_api import running_engine
+        from server.vllm_api import remote_engine, running_engine
 
+        if found is not None:
+            args = remote_arguments(settings, model, hardware, vllm_flags, found)
+            upstream = Upstream(Replicas(settings, found.identity), found)
+            engine = remote_engine(args, upstream.replicas, found)
+            return uvloop.run(_listen(settings, listener, engine, args, console, upstream))
         args = engine_arguments(settings, model, hardware, vllm_flags)
     with contextlib.ExitStack() as stack:
         # Outside of the event loop: uvloop would hold signals back until the engine is up.
@@ -69,12 +82,31 @@ def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> N
         uvloop.run(_listen(settings, listener, engine, args, console))
 
 
+def resolve_model(
+    settings: Settings, found: Found | None, on_step: Callable[[str], None] = lambda step: None
+) -> ResolvedModel:
+    """The files of the model: of the setting, or of what the upstream servers serve. Raises ModelError."""
+    if found is None:
+        return resolve(settings.model, served_name=settings.served_model_name, on_step=on_step)
+    name = found.identity.model
+    try:
+        return resolve(settings.model or found.identity.root, served_name=name, on_step=on_step)
+    except ModelError as error:
+        hint = "; --model says where this machine has the tokenizer and configuration of the upstream servers' model"
+        raise ModelError(f"{str(error).rstrip('.')}{'' if settings.model else hint}.") from error
+
+
 async def _listen(
-    settings: Settings, listener: socket.socket, engine: "EngineClient", args: argparse.Namespace, console: Console
+    settings: Settings,
+    listener: socket.socket,
+    engine: "EngineClient",
+    args: argparse.Namespace,
+    console: Console,
+    upstream: Upstream | None = None,
 ) -> None:
     from server.app import create_app, with_request_ids
 
-    app = await create_app(settings, engine, args)
+    app = await create_app(settings, engine, args, upstream)
     server = _Server(uvicorn.Config(with_request_ids(app), log_config=None, timeout_graceful_shutdown=SHUTDOWN_SECONDS))
     app.state.server = server  # vLLM's own error handler stops it through this.
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
@@ -13,6 +14,18 @@ from pydantic_settings import (
 )
 
 CONFIG_FILE = Path("redraft.toml")
+OF_THE_ENGINE = (
+    "dtype",
+    "max_model_len",
+    "kv_cache_gib",
+    "step_tokens",
+    "compile",
+    "enable_lora",
+    "training",
+    "logits_processor",
+    "srgen_positions",
+)
+"""Settings of an engine in this process's care, which a gateway in front of others does not have."""
 
 
 class Settings(BaseSettings):
@@ -21,6 +34,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="REDRAFT_", toml_file=CONFIG_FILE, extra="forbid", frozen=True, protected_namespaces=()
     )
+
+    engine: Literal["embedded", "remote"] = Field(
+        "embedded", description="embedded: vLLM in this process's care; remote: vLLM servers at --upstream."
+    )
+    upstream: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Base URL of a vLLM server or of a router before some; repeatable."
+    )
+    upstream_key: SecretStr | None = Field(None, description="API key for the upstream servers.")
+    upstream_ca: Path | None = Field(None, description="CA bundle (PEM) for them; default: the usual ones.")
+    upstream_verify: bool = Field(True, description="Check their certificates.")
+    upstream_connect_seconds: float = Field(5.0, gt=0, description="Longest wait for a connection to one.")
+    upstream_silence_seconds: float = Field(120.0, gt=0, description="Silence after which one is given up.")
 
     model: str | None = Field(None, description="Hugging Face id or local path; default: SmolLM2-135M-Instruct.")
     served_model_name: str | None = Field(None, description="Name in /v1/models; default: from the model.")
@@ -94,7 +119,31 @@ class Settings(BaseSettings):
             raise ValueError("--teacher-url and --teacher-model go together")
         return self
 
-    @field_validator("api_key", "allowed_origin", "logits_processor", mode="before")
+    @field_validator("upstream")
+    @classmethod
+    def _are_base_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+                raise ValueError("each is a URL such as http://host:8000")
+            if parts.username is not None or parts.password is not None:
+                raise ValueError("no key in a URL: it would be logged; use REDRAFT_UPSTREAM_KEY")
+        bases = tuple(url.rstrip("/").removesuffix("/v1") for url in urls)
+        if len(set(bases)) < len(bases):
+            raise ValueError("the same one twice")
+        return bases
+
+    @model_validator(mode="after")
+    def _engine_and_upstream_go_together(self) -> Self:
+        if (self.engine == "remote") != bool(self.upstream):
+            raise ValueError("--engine remote and --upstream go together")
+        given = [name for name in OF_THE_ENGINE if getattr(self, name) != type(self).model_fields[name].default]
+        if self.engine == "remote" and given:
+            flags = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise ValueError(f"{flags}: with --engine remote that is decided where the upstream servers are started")
+        return self
+
+    @field_validator("api_key", "allowed_origin", "logits_processor", "upstream", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         """A variable of the environment holds several values between commas."""

@@ -1,10 +1,10 @@
 """The one module that mounts vLLM's OpenAI routes and serving classes; the gateway imports vLLM's types from here."""
 
 import argparse
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 from fastapi import FastAPI, Response
 from starlette.datastructures import State
@@ -37,6 +37,7 @@ from vllm.entrypoints.serve.instrumentator.metrics import attach_router as attac
 from vllm.entrypoints.serve.tokenize import api_router as tokenize_api
 from vllm.entrypoints.serve.utils.api_utils import validate_json_request
 from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_cancellation
+from vllm.lora.request import LoRARequest
 from vllm.tokenizers.detokenizer_utils import get_leading_space_marker
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -45,10 +46,15 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from server.engine.adapters import Adapters
 from server.engine.answering import answered_by
 from server.engine.embedded import Services, capabilities
+from server.engine.remote.client import CallFailed, RemoteClient
+from server.engine.remote.config import remote_config
+from server.engine.remote.probe import Found
+from server.engine.remote.replicas import Replicas
 from server.engine.reports import report_pipe
 
 __all__ = [
     "Adapters",
+    "CallFailed",
     "ChatCompletionNamedToolChoiceParam",
     "ChatCompletionRequest",
     "ChatCompletionResponse",
@@ -70,14 +76,17 @@ __all__ = [
     "construct_tool_dicts",
     "error_response",
     "lifespan",
+    "list_adapters",
     "listed_models",
     "mount_state",
     "plain_chat",
     "plain_completion",
     "plain_responses",
+    "remote_engine",
     "running_engine",
     "should_continue_final_message",
-    "unchanged_routes",
+    "stored_response_routes",
+    "tokenization_routes",
     "validate_json_request",
     "with_cancellation",
 ]
@@ -117,6 +126,18 @@ def running_engine(args: argparse.Namespace) -> Iterator[EngineClient]:
         engine.shutdown(timeout=0)
 
 
+def remote_engine(args: argparse.Namespace, replicas: Replicas, found: Found) -> EngineClient:
+    """Servers elsewhere, as an engine. Its configuration comes from the model's files on this machine."""
+    return cast(EngineClient, RemoteClient(replicas, remote_config(args), found))
+
+
+def list_adapters(state: State, adapters: Mapping[str, str]) -> None:
+    """Has requests find adapters that the engine serves already: folder by name."""
+    serving = state.openai_serving_models
+    for name, folder in adapters.items():
+        serving.lora_requests.setdefault(name, LoRARequest(name, serving.lora_id_counter.inc(1), folder))
+
+
 async def mount_state(engine: EngineClient, state: State, args: argparse.Namespace) -> None:
     """Makes vLLM's serving classes, as `vllm serve` has them with these arguments, in the application's state."""
     await engine.reset_mm_cache()
@@ -125,11 +146,17 @@ async def mount_state(engine: EngineClient, state: State, args: argparse.Namespa
     await init_app_state(engine, state, args, await engine.get_supported_tasks())
 
 
-def unchanged_routes() -> Sequence[tuple[str, str, Callable[..., Any]]]:
-    """Further routes of vLLM that the gateway serves unchanged: method, path, endpoint."""
+def tokenization_routes() -> Sequence[tuple[str, str, Callable[..., Any]]]:
+    """Routes of vLLM about tokens, which the gateway serves unchanged: method, path, endpoint."""
     return (
         ("POST", "/tokenize", tokenize_api.tokenize),
         ("POST", "/detokenize", tokenize_api.detokenize),
+    )
+
+
+def stored_response_routes() -> Sequence[tuple[str, str, Callable[..., Any]]]:
+    """Routes of vLLM about the responses that it has stored, which the gateway serves unchanged."""
+    return (
         ("GET", "/v1/responses/{response_id}", responses_api.retrieve_responses),
         ("POST", "/v1/responses/{response_id}/cancel", responses_api.cancel_responses),
     )

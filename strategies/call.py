@@ -28,6 +28,10 @@ class _Branch:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     last: Piece | None = None
+    cached: int | None = None
+    """Tokens of its prompt that the cache served, as far as they have been counted."""
+    counts: bool = False
+    """The prompt that the call's branches share has been counted with this one."""
     settled: bool = False
     """Its unused tokens have been given back."""
 
@@ -155,8 +159,8 @@ class Call:
         try:
             async for piece in branch.stream:
                 # As vLLM counts it: with the first token, not for a branch that was cut while its prompt was computed.
-                if piece.token_ids and not branch.token_ids:
-                    self._count_prompt(piece)
+                if branch.cached is not None or piece.token_ids:
+                    self._count_prompt(branch, piece)
                 self._session.usage.completion_tokens += len(piece.token_ids)
                 piece = replace(piece, branch=index)
                 branch.add(piece)
@@ -173,14 +177,17 @@ class Call:
             self._session.failures.append(error)
             self._pieces.put_nowait(error)
 
-    def _count_prompt(self, piece: Piece) -> None:
+    def _count_prompt(self, branch: _Branch, piece: Piece) -> None:
+        """With a branch's first token. What the cache served of it, an engine may tell with the last one only."""
         usage, length = self._session.usage, len(self._prompt)
-        usage.engine_prompt_tokens += length
-        usage.engine_cached_tokens += piece.cached_tokens
-        if not self._prompt_counted:
-            self._prompt_counted = True
-            usage.prompt_tokens += length
-            usage.cached_tokens += piece.cached_tokens
+        if branch.cached is None:
+            branch.cached, branch.counts, self._prompt_counted = 0, not self._prompt_counted, True
+            usage.engine_prompt_tokens += length
+            usage.prompt_tokens += length if branch.counts else 0
+        more = max(piece.cached_tokens - branch.cached, 0)
+        branch.cached += more
+        usage.engine_cached_tokens += more
+        usage.cached_tokens += more if branch.counts else 0
 
     async def _close(self) -> None:
         if any(not pump.done() for pump in self._pumps):

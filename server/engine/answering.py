@@ -128,15 +128,16 @@ class _AnsweringEngine:
         options = CallOptions(
             request_id, self._template, priority, session_id or request_id, self._run.trace(trace_headers)
         )
+        engine = EmbeddedEngine(self._client, self._renderer.renderer, options, lora_request, self._services)
+        takes_tokens = "tokens" in engine.capabilities.names
         task = Task(
             messages=self._renderer.messages,
-            prompt=prompt_from_vllm(prompt),
+            prompt=prompt_from_vllm(prompt, None if takes_tokens else self._renderer.messages),
             sampling=sampling_from_vllm(sampling_params, reasoning),
             tools=self._tools,
             continues=self._continues,
             tool=self._tool,
         )
-        engine = EmbeddedEngine(self._client, self._renderer.renderer, options, lora_request, self._services)
         whole = sampling_params.output_kind == RequestOutputKind.FINAL_ONLY
         pieces: list[Piece] = []
         async for piece in self._run.answer(task, engine, lora_request):

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from vllm.engine.protocol import EngineClient
@@ -17,6 +18,7 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 
 from server.engine.adapters import Adapters, Fitting
+from server.engine.remote.replicas import Replicas
 from server.engine.reports import report_pipe
 from server.teacher import Teacher
 from strategies.engine import (
@@ -95,6 +97,8 @@ class Services:
     adapters: Adapters | None = None
     """Trains adapters while requests wait."""
     teacher: Teacher | None = None
+    upstream: Replicas | None = None
+    """The servers that are the engine."""
 
     async def __aenter__(self) -> Self:
         """Begins to start what takes long to start."""
@@ -104,7 +108,7 @@ class Services:
 
     async def __aexit__(self, *error: object) -> None:
         """Ends all of it."""
-        for service in (self.adapters, self.teacher):
+        for service in (self.adapters, self.teacher, self.upstream):
             if service is not None:
                 await service.close()
 
@@ -146,11 +150,16 @@ def sampling_to_vllm(sampling: Sampling, report: str) -> SamplingParams:
     )
 
 
-def prompt_from_vllm(engine_input: Mapping[str, Any]) -> Prompt:
-    """A rendered prompt as vLLM has it. Raises ValueError for one without token ids (embeddings)."""
+def prompt_from_vllm(engine_input: Mapping[str, Any], messages: Sequence[Message] | None = None) -> Prompt:
+    """A rendered prompt as vLLM has it, with the messages it was made of for an engine that takes no tokens.
+
+    Raises ValueError for one without token ids (embeddings).
+    """
     if engine_input.get("type") not in ("token", "multimodal"):
         raise ValueError("a strategy needs a prompt of tokens; prompt embeddings have none")
     attachments = {key: value for key, value in engine_input.items() if key not in _PROMPT_ONLY}
+    if messages is not None:
+        attachments["messages"] = [dict(message) for message in messages]
     return Prompt(tuple(engine_input["prompt_token_ids"]), attachments)
 
 
@@ -204,7 +213,7 @@ class EmbeddedEngine:
             raise
         if isinstance(rendered, ErrorResponse):
             raise ValueError(rendered.error.message)
-        return prompt_from_vllm(rendered[1][0])
+        return prompt_from_vllm(rendered[1][0], None if "tokens" in self.capabilities.names else messages)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """By the model's tokenizer, without its special tokens around it."""
@@ -411,8 +420,14 @@ def capabilities(
     config = client.model_config
     names: set[Capability] = {"tokens", "logprobs", "grammar", "scores"}
     # Under speculative decoding vLLM runs no logits processor of ours; an adapted head is not the one they know.
-    if client.vllm_config.speculative_config is None and not (adapter and adapts_head(adapter.lora_path)):
+    offers: frozenset[Capability] | None = getattr(client, "offers", None)
+    # What only a server elsewhere has, nobody here can look into.
+    unknown = offers is not None and adapter is not None and not Path(adapter.lora_path).is_dir()
+    adapted = adapter is not None and (unknown or adapts_head(adapter.lora_path))
+    if client.vllm_config.speculative_config is None and not adapted:
         names.add("hidden_states")
+    if offers is not None:
+        names &= offers  # Servers elsewhere have been asked.
     # What is trained is trained on the served weights, not on top of another adapter.
     if services.adapters is not None and adapter is None:
         names.add("training")

@@ -37,6 +37,11 @@ async def chat_completions(request: ChatCompletionRequest, raw_request: Request)
     plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
     if plan is None:
         return await plain_chat(request, raw_request)
+    return await refined(gateway, plan, request, raw_request)
+
+
+async def refined(gateway: Gateway, plan: Plan, request: ChatCompletionRequest, raw_request: Request) -> Response:
+    """The answer of a strategy."""
     refuse_fields(request, n=1, use_beam_search=False, prompt_logprobs=None, kv_transfer_params=None, echo=False)
     request.model = plan.model
     if request.stream:

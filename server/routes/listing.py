@@ -37,7 +37,17 @@ async def strategies(request: Request) -> dict[str, Any]:
     """Strategies with their parameters, and whether this engine can run them."""
     gateway = Gateway.of(request)
     data = [_card(plugin, gateway) for plugin in gateway.strategies.values()]
-    return {"object": "list", "data": data}
+    return {"object": "list", "data": data, "engine": _engine(gateway)}
+
+
+def _engine(gateway: Gateway) -> dict[str, Any]:
+    able = gateway.capabilities
+    return {
+        "kind": gateway.settings.engine,
+        "capabilities": sorted(able.names),
+        "max_model_len": able.max_model_len,
+        "max_logprobs": able.max_logprobs,
+    }
 
 
 def _card(plugin: type[Plugin], gateway: Gateway) -> dict[str, Any]:

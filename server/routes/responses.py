@@ -31,12 +31,15 @@ from server.vllm_api import (
     error_response,
     plain_responses,
     should_continue_final_message,
+    stored_response_routes,
     validate_json_request,
     with_cancellation,
 )
 from strategies.base import Event, Thought
 
 router = APIRouter()
+for method, path, endpoint in stored_response_routes():
+    router.add_api_route(path, endpoint, methods=[method], response_model=None)
 logger = logging.getLogger("redraft.responses")
 
 
@@ -48,6 +51,11 @@ async def responses(request: ResponsesRequest, raw_request: Request) -> Response
     plan = gateway.plan(request.model, (request.model_extra or {}).get("strategy"))
     if plan is None:
         return await plain_responses(request, raw_request)
+    return await refined(gateway, plan, request, raw_request)
+
+
+async def refined(gateway: Gateway, plan: Plan, request: ResponsesRequest, raw_request: Request) -> Response:
+    """The answer of a strategy."""
     refuse_fields(request, background=False, kv_transfer_params=None)
     request.model = plan.model
     if request.stream:

@@ -31,7 +31,7 @@ class BestOfN(Strategy):
     name = "best_of_n"
     summary = "Samples several answers side by side and keeps the one the model itself is surest of."
     paper = "arXiv:2502.18581"
-    needs = frozenset({"tokens", "logprobs"})
+    needs = frozenset({"logprobs"})
     Parameters = BestOfNParams
     params: BestOfNParams
 
@@ -54,7 +54,8 @@ class BestOfN(Strategy):
             yield Thought(piece.text, "sample", piece.branch)
             # Scored as it comes: a long answer's thousands of positions at once would hold up the event loop.
             for logprobs, token_id in zip(piece.logprobs or (), piece.token_ids, strict=True):
-                totals[piece.branch] += scorer.token(logprobs, token_id, capabilities.vocab_size)
+                if logprobs:  # A server without token routes says nothing of the token that ends an answer.
+                    totals[piece.branch] += scorer.token(logprobs, token_id, capabilities.vocab_size)
 
         results = samples.results
         scores = [totals[r.branch] / max(len(r.token_ids), 1) for r in results]

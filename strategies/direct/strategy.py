@@ -13,6 +13,7 @@ class Direct(Strategy):
 
     name = "direct"
     summary = "One plain call, with a budget and a deadline: the baseline of every other strategy."
+    needs = frozenset()
 
     @override
     async def run(self, task: Task, engine: Session) -> AsyncIterator[Event]:

@@ -34,6 +34,7 @@ class SelfConsistency(Strategy):
     name = "self_consistency"
     summary = "Samples several answers side by side and gives the one that most of them agree on."
     paper = "arXiv:2203.11171"
+    needs = frozenset()
     Parameters = SelfConsistencyParams
     params: SelfConsistencyParams
 

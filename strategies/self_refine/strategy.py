@@ -59,7 +59,7 @@ class SelfRefine(Strategy):
     name = "self_refine"
     summary = "Drafts an answer, criticises it, criterion by criterion if criteria are given, and revises it."
     paper = "arXiv:2303.17651"
-    needs = frozenset({"tokens", "logprobs"})
+    needs = frozenset({"logprobs"})
     Parameters = SelfRefineParams
     params: SelfRefineParams
 

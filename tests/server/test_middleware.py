@@ -5,7 +5,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Scope
 
 from server.logs import request_id
@@ -106,6 +106,15 @@ async def test_keys(header: str | None, status: int) -> None:
         assert (await http.get("/echo", headers=headers)).status_code == status
         assert (await http.get("/health", headers=headers)).status_code == 200
         assert (await http.get("/health/x", headers=headers)).status_code == (404 if status == 200 else 401)
+
+
+async def test_keys_of_an_application_at_a_prefix() -> None:
+    inner = AuthMiddleware(INNER, ["one"])
+    async with client(Starlette(routes=[Mount("/engine", inner)])) as http:
+        assert (await http.get("/engine/health")).status_code == 200
+        assert (await http.get("/engine/echo")).status_code == 401
+        assert (await http.get("/engine/engine/health")).status_code == 401
+        assert (await http.get("/engine/echo", headers={"Authorization": "Bearer one"})).status_code == 200
 
 
 async def test_no_key_is_no_body_read() -> None:

@@ -87,3 +87,26 @@ def test_settings_do_not_change() -> None:
 
 def test_every_setting_is_described() -> None:
     assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_upstream_servers() -> None:
+    settings = Settings(engine="remote", upstream="http://one:8000/v1/, https://two")
+    assert settings.upstream == ("http://one:8000", "https://two")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"engine": "remote"}, "go together"),
+        ({"upstream": "http://one"}, "go together"),
+        ({"engine": "remote", "upstream": "one:8000"}, "a URL such as"),
+        ({"engine": "remote", "upstream": "http://me:secret@one"}, "REDRAFT_UPSTREAM_KEY"),
+        ({"engine": "remote", "upstream": "http://one,http://one/v1"}, "the same one twice"),
+        ({"engine": "remote", "upstream": "http://one", "training": True}, "--training: with --engine remote"),
+        ({"engine": "remote", "upstream": "http://one", "kv_cache_gib": 1}, "--kv-cache-gib: with --engine remote"),
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_go_with_upstream_servers(changes: dict[str, object], problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Settings(**changes)  # type: ignore[arg-type]

@@ -53,6 +53,8 @@ class Reply:
     logprobs: Sequence[Sequence[float]] | None = None
     """By token: first the sampled token's, then others'. None: the sampled token's is -1, and there are no others."""
     cached_tokens: int = 0
+    tells_late: bool = False
+    """What the cache served is told with the last piece only, as by an engine elsewhere."""
     hold_at: int | None = None
     """Says so many tokens, then nothing until `ScriptedEngine.release` or a stop."""
     fail_at: int | None = None
@@ -327,7 +329,7 @@ class ScriptedStream:
             logprobs,
             finish_reason=reason,
             stop_reason=reply.stop_reason if reason == "stop" else None,
-            cached_tokens=reply.cached_tokens,
+            cached_tokens=0 if reply.tells_late and reason is None else reply.cached_tokens,
         )
 
 

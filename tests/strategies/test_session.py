@@ -97,8 +97,10 @@ async def test_result_as_far_as_it_has_come() -> None:
 # Accounting.
 
 
-async def test_a_prompt_counts_once_a_call_and_once_a_branch_for_the_engine() -> None:
-    engine = ScriptedEngine([Reply("a b", cached_tokens=5), Reply("c", cached_tokens=7), Reply("d e f"), "g"])
+@pytest.mark.parametrize("late", [False, True], ids=["told at once", "told late"])
+async def test_a_prompt_counts_once_a_call_and_once_a_branch_for_the_engine(late: bool) -> None:
+    first, second = Reply("a b", cached_tokens=5, tells_late=late), Reply("c", cached_tokens=7, tells_late=late)
+    engine = ScriptedEngine([first, second, Reply("d e f"), "g"])
     longer = replace(PROMPT, token_ids=(*PROMPT.token_ids, 1, 2, 3))
     async with Session(engine) as session:
         await session.sample(PROMPT, [HUNDRED] * 3).finish()

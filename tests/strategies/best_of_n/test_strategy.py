@@ -184,4 +184,4 @@ def test_greedy_samples_are_refused() -> None:
 
 
 def test_needs_logprobs() -> None:
-    assert BestOfN.needs == {"tokens", "logprobs"}
+    assert BestOfN.needs == {"logprobs"}
