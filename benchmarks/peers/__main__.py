@@ -90,9 +90,7 @@ def main(
     report: Annotated[bool, typer.Option("--report", help="Only write the report again.")] = False,
 ) -> None:
     """Compare redraft with other gateways, and report it."""
-    settings = (
-        quick_settings(seed, task) if quick else Settings(seed=seed, rounds=rounds, task=task, items=items)
-    )
+    settings = quick_settings(seed, task) if quick else Settings(seed=seed, rounds=rounds, task=task, items=items)
     folder = output / "quick" if quick else output
     path = folder / "peers.json"
     try:

@@ -45,11 +45,11 @@ class Costs:
             yield from self._each("plain", self._plain, plain, round_, order)
             yield from self._each("vote", self._vote, votes, round_, order)
             yield from self._each("stream", self._stream, both, round_, order)
-        for round_ in range(s.crowd_rounds):
-            yield from self._each("crowd", self._crowd, both, round_, order)
-        for round_ in range(s.leaves):
-            yield from self._each("leave", partial(self._leave, False), both, round_, order)
-            yield from self._each("leave stream", partial(self._leave, True), both, round_, order)
+            if round_ < s.crowd_rounds:
+                yield from self._each("crowd", self._crowd, both, round_, order)
+            if round_ < s.leaves:
+                yield from self._each("leave", partial(self._leave, False), both, round_, order)
+                yield from self._each("leave stream", partial(self._leave, True), both, round_, order)
         yield from self._each("parameters", self._parameters, both, 0, order)
 
     def _each(

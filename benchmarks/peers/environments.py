@@ -55,7 +55,10 @@ class Environment:
 
 
 ENVIRONMENTS: Mapping[str, Environment] = MappingProxyType(
-    {"optillm": Environment("optillm", LOCKS / "optillm.lock"), "its_hub": Environment("its_hub", LOCKS / "its_hub.lock")}
+    {
+        "optillm": Environment("optillm", LOCKS / "optillm.lock"),
+        "its_hub": Environment("its_hub", LOCKS / "its_hub.lock"),
+    }
 )
 
 

@@ -19,7 +19,7 @@ PARAMETERS: Mapping[str, Any] = {
     "repetition_penalty": 1.19,
     "logit_bias": {"1000": -1.5},
 }
-"""Each is sent in a request of its own, with a value that is nobody's default. Three of them are vLLM's, beside OpenAI's."""
+"""Each is sent in a request of its own, with a value that is nobody's default. Three of them are vLLM's own."""
 
 
 def endless(name: str, words: int) -> str:

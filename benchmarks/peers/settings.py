@@ -15,13 +15,13 @@ class Settings:
     Attributes:
         quick: whether it is a smoke test.
         seed: of prompts, items and orders.
-        rounds: of everything but the crowds, the leaving clients and the answers.
+        rounds: of latencies.
         plain_requests: one after the other, whose median is a round's figure.
         words: of a prompt where answers are of no interest.
         tokens: of such an answer.
         at_once: requests of a crowd.
-        crowd_rounds: of crowds.
-        leaves: clients that leave, an arm.
+        crowd_rounds: those with crowds.
+        leaves: rounds with clients that leave.
         left_share: of the whole request's seconds, after which a client leaves.
         task: that accuracy is measured on, one where the model is right 30 to 70% of the time.
         items: of the task.

@@ -9,7 +9,7 @@ PROMPT, GENERATION = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 BUSY = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 STEP_SECONDS = 0.1
 QUIET_SECONDS = 1.5
-"""Without a token or a request, after which an engine is done: longer than a gateway takes from one call to the next."""
+"""Without a token or a request: longer than a gateway takes from one call to the next."""
 LONGEST_SECONDS = 600.0
 
 Counters = Callable[[], Awaitable[Mapping[str, float]]]
