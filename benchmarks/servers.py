@@ -167,12 +167,7 @@ class Server(ServerProcess):
 
     async def counters(self) -> dict[str, float]:
         """Metrics of vLLM, summed over their labels."""
-        async with httpx.AsyncClient(trust_env=False) as http:
-            text = (await http.get(f"{self.url}/metrics")).text
-        sums: dict[str, float] = {}
-        for name, value in SAMPLE.findall(text):
-            sums[name] = sums.get(name, 0.0) + float(value)
-        return sums
+        return await counters(self.url)
 
 
 COMMANDS = {"redraft": ["redraft"], "vllm": ["vllm", "serve"]}
@@ -252,6 +247,16 @@ def started_vllm(
     arguments = flags.for_vllm(model, port, beside.dtype(), more)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     return started(vllm(arguments, port, beside.engine_variables(), folder), stack, progress)
+
+
+async def counters(url: str) -> dict[str, float]:
+    """Metrics of the vLLM server at a URL without a path, summed over their labels."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        text = (await http.get(f"{url}/metrics")).text
+    sums: dict[str, float] = {}
+    for name, value in SAMPLE.findall(text):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:

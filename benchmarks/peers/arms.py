@@ -60,8 +60,9 @@ def _voting(gateway: str, early_stop: bool = False) -> Arm:
     # Others have no early stop: without it all draw as many samples to their ends.
     params = {"samples": SAMPLES, "early_stop": early_stop}
     more = {"strategy": {"name": "self_consistency", "params": params}}
-    technique, kind = ("self_consistency, early stop", "technique") if early_stop else ("self_consistency", "vote")
-    return Arm(gateway, technique, kind, more=more)
+    if early_stop:
+        return Arm(gateway, "self_consistency, early stop", "technique", more=more)
+    return Arm(gateway, "self_consistency", "vote", more=more)
 
 
 DIRECT = Arm(VLLM, "one call", "plain")

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.peers.accuracy import by_hand
-from benchmarks.peers.arms import ARMS, DIRECT, GATEWAYS
+from benchmarks.peers.arms import ARMS, DIRECT, GATEWAYS, Arm
 from benchmarks.peers.rows import Rows, Unmeasured
 from benchmarks.report import PLOT_DPI
-from benchmarks.stats import wilson
+from benchmarks.stats import Ratio, wilson
 
 COLORS = dict(zip(GATEWAYS, ("black", "tab:orange", "tab:green", "tab:blue", "tab:purple"), strict=True))
 MARKERS = "osD^v<>Px*"
@@ -27,7 +27,7 @@ def plot(rows: Rows, samples: int, path: Path) -> None:
 
 def _draw_costs(axes: Axes, rows: Rows) -> None:
     shown = [(kind, arm) for kind in ("plain", "vote", "crowd") for arm in ARMS if arm.kind != "technique"]
-    bars = []
+    bars: list[tuple[str, Arm, Ratio | None]] = []
     for kind, arm in shown:
         if kind in (arm.kind, "crowd"):
             try:

@@ -162,7 +162,8 @@ the same round with 95% bootstrap intervals over rounds, arms shuffled within a 
 every prompt new. OptiLLM stands in its `self_consistency`; its `majority_voting` is below. its_hub has no plain \
 request: a budget of 1 is the nearest. True tokens are differences of vLLM's /metrics, which count a prompt once for \
 each of its samples; vLLM's own usage counts it once, and so does redraft's. Work after leaving: tokens that the \
-engine made after the client had left at {left_share} of the seconds that a whole request takes, over those of a whole one."""
+engine made after the client had left at {left_share} of the seconds that a whole request takes, over those of a \
+whole one."""
 PARAMETERS_NOTE = """Each is sent in a request of its own. It has reached the engine if every call that the engine got \
 for the request has it as it was sent; of a seed it is enough that each call has one, for samples with one seed would \
 be one sample."""

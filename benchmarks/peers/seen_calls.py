@@ -37,7 +37,7 @@ def register() -> None:
             file.write(line(params))
         return await added(engine, request_id, prompt, params, *args, **options)
 
-    AsyncLLM.add_request = noted  # type: ignore[method-assign]
+    AsyncLLM.add_request = noted  # type: ignore[assignment, method-assign]
 
 
 def line(params: Any) -> str:
