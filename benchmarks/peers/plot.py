@@ -64,4 +64,5 @@ def _draw_accuracy(axes: Axes, rows: Rows, samples: int) -> None:
         axes.errorbar(found.completion, mean, error, fmt=marker, color=COLORS[arm.gateway], capsize=3, label=arm.name)
     axes.set(xlabel="tokens that the engine made, an item", ylabel="accuracy", title="Right for how many tokens")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
