@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from benchmarks.load import client
 from benchmarks.peers.arms import ARMS, DIRECT, Arm
 from benchmarks.peers.asking import Heard, heard
 from benchmarks.peers.costs import Step
@@ -59,9 +60,10 @@ class Answers:
     async def _asked(self, arm: Arm, block: Sequence[Item]) -> list[Heard]:
         free = asyncio.Semaphore(self._settings.items_at_once)
 
-        async def ask(item: Item) -> Heard:
-            async with free:
-                body = arm.body(item.messages[-1]["content"], self._settings.answer_tokens)
-                return await heard(self._fleet.urls[arm.gateway], body)
+        async with client(self._fleet.urls[arm.gateway]) as http:
 
-        return list(await asyncio.gather(*map(ask, block)))
+            async def ask(item: Item) -> Heard:
+                async with free:
+                    return await heard(http, arm.body(item.messages[-1]["content"], self._settings.answer_tokens))
+
+            return list(await asyncio.gather(*map(ask, block)))

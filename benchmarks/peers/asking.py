@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.load import CHAT, LoadError, client
+from benchmarks.load import CHAT, LoadError
 
 ERROR_CHARACTERS = 300
 
@@ -23,7 +23,8 @@ class Heard:
         texts: of its choices.
         usage: as reported; empty if it is not.
         first_byte: seconds to the first byte of the body of a stream.
-        first_text: seconds to its first visible text, thoughts included; None if there was none.
+        first_thought: seconds to the first text of a stream that is no part of the answer; None if there was none.
+        first_answer: seconds to the first text of the answer in a stream; None if there was none.
         error: what went wrong; empty if nothing did.
     """
 
@@ -31,7 +32,8 @@ class Heard:
     texts: Sequence[str] = ()
     usage: Mapping[str, Any] | None = None
     first_byte: float | None = None
-    first_text: float | None = None
+    first_thought: float | None = None
+    first_answer: float | None = None
     error: str = ""
 
     def checked(self) -> "Heard":
@@ -41,22 +43,26 @@ class Heard:
         return self
 
     @property
+    def first_text(self) -> float | None:
+        """Seconds to the first visible text of a stream, None if there was none."""
+        return min((one for one in (self.first_thought, self.first_answer) if one is not None), default=None)
+
+    @property
     def reported(self) -> dict[str, int]:
         """Tokens as the gateway counts them; what it does not count is 0."""
         usage = self.usage or {}
         return {"prompt": usage.get("prompt_tokens") or 0, "completion": usage.get("completion_tokens") or 0}
 
 
-async def heard(url: str, body: Mapping[str, Any]) -> Heard:
-    """Sends one request on a connection of its own, and reads its answer to the end."""
-    async with client(url) as http:
-        began = time.perf_counter()
-        try:
-            if body["stream"]:
-                return await _streamed(http, body, began)
-            response = await http.post(CHAT, json=body)
-        except httpx.HTTPError as error:
-            return Heard(time.perf_counter() - began, error=repr(error))
+async def heard(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Heard:
+    """Sends one request and reads its answer to the end."""
+    began = time.perf_counter()
+    try:
+        if body["stream"]:
+            return await _streamed(http, body, began)
+        response = await http.post(CHAT, json=body)
+    except httpx.HTTPError as error:
+        return Heard(time.perf_counter() - began, error=repr(error))
     seconds = time.perf_counter() - began
     try:
         if response.status_code == httpx.codes.OK:
@@ -68,9 +74,9 @@ async def heard(url: str, body: Mapping[str, Any]) -> Heard:
     return Heard(seconds, error=f"status {response.status_code}: {response.text[:ERROR_CHARACTERS]}")
 
 
-async def left(url: str, body: Mapping[str, Any], seconds: float) -> bool:
+async def left(http: httpx.AsyncClient, body: Mapping[str, Any], seconds: float) -> bool:
     """Sends one request and closes its connection after so many seconds; whether the answer was not there before."""
-    task = asyncio.create_task(heard(url, body))
+    task = asyncio.create_task(heard(http, body))
     done, _ = await asyncio.wait([task], timeout=seconds)
     if done:
         return False
@@ -80,7 +86,7 @@ async def left(url: str, body: Mapping[str, Any], seconds: float) -> bool:
 
 
 async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: float) -> Heard:
-    first_byte = first_text = None
+    first_byte = first_thought = first_answer = None
     texts, usage, rest = [], None, b""
     async with http.stream("POST", CHAT, json=body) as response:
         if response.status_code != httpx.codes.OK:
@@ -94,11 +100,13 @@ async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: flo
                 if "error" in chunk:
                     return Heard(now, error=f"in the stream: {json.dumps(chunk['error'])[:ERROR_CHARACTERS]}")
                 said = [choice["delta"] for choice in chunk.get("choices") or ()]
-                if first_text is None and any(delta.get("content") or delta.get("reasoning") for delta in said):
-                    first_text = now
+                if first_thought is None and any(delta.get("reasoning") for delta in said):
+                    first_thought = now
+                if first_answer is None and any(delta.get("content") for delta in said):
+                    first_answer = now
                 texts += [delta.get("content") or "" for delta in said]
                 usage = chunk.get("usage") or usage
-    return Heard(time.perf_counter() - began, ["".join(texts)], usage, first_byte, first_text)
+    return Heard(time.perf_counter() - began, ["".join(texts)], usage, first_byte, first_thought, first_answer)
 
 
 def _chunks(lines: Sequence[bytes]) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.load import LoadError
+from benchmarks.load import LoadError, client
 from benchmarks.peers.arms import ARMS, Arm
 from benchmarks.peers.asking import Heard, heard, left
 from benchmarks.peers.gateways import Fleet
@@ -65,13 +65,17 @@ class Costs:
             # A prompt that only this key makes: no prefix cache knows it.
             yield Step(key, arm, partial(measure, arm, f"{self._settings.seed} {key}"))
 
+    def _body(self, arm: Arm, name: str, **more: Any) -> dict[str, Any]:
+        return arm.body(endless(name, self._settings.words), self._settings.tokens, **more)
+
     async def _ask(self, arm: Arm, name: str, **more: Any) -> Heard:
-        body = arm.body(endless(name, self._settings.words), self._settings.tokens, **more)
-        return (await heard(self._fleet.urls[arm.gateway], body)).checked()
+        async with client(self._fleet.urls[arm.gateway]) as http:
+            return (await heard(http, self._body(arm, name, **more))).checked()
 
     async def _plain(self, arm: Arm, name: str) -> dict[str, Any]:
-        answers = [await self._ask(arm, f"{name} {number}") for number in range(self._settings.plain_requests)]
-        return {"seconds": quantile([answer.seconds for answer in answers], 0.5)}
+        bodies = [self._body(arm, f"{name} {number}") for number in range(self._settings.plain_requests)]
+        async with client(self._fleet.urls[arm.gateway]) as http:
+            return {"seconds": quantile([(await heard(http, body)).checked().seconds for body in bodies], 0.5)}
 
     async def _vote(self, arm: Arm, name: str) -> dict[str, Any]:
         counters = self._fleet.engines[arm.engine].counters
@@ -85,14 +89,12 @@ class Costs:
         return {"seconds": answer.seconds, "first_byte": answer.first_byte, "first_text": answer.first_text}
 
     async def _crowd(self, arm: Arm, name: str) -> dict[str, Any]:
-        began = time.perf_counter()
-        asked = (self._ask(arm, f"{name} {number}") for number in range(self._settings.at_once))
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        seconds = time.perf_counter() - began
-        failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        if others := [failure for failure in failures if not isinstance(failure, LoadError)]:
-            raise others[0]
-        if failures:
+        bodies = [self._body(arm, f"{name} {number}") for number in range(self._settings.at_once)]
+        async with client(self._fleet.urls[arm.gateway]) as http:
+            began = time.perf_counter()
+            answers = await asyncio.gather(*(heard(http, body) for body in bodies))
+            seconds = time.perf_counter() - began
+        if failures := [answer.error for answer in answers if answer.error]:
             raise LoadError(f"{len(failures)} of {len(answers)} failed, one by {failures[0]}")
         return {"seconds": seconds}
 
@@ -102,11 +104,11 @@ class Costs:
         before = await at_rest(counters)
         answer = await self._ask(arm, f"{name} whole", stream=stream)
         whole = (await at_rest(counters)).since(before)["completion"]
-        body = arm.body(endless(name, self._settings.words), self._settings.tokens, stream=stream)
-        url, seconds = self._fleet.urls[arm.gateway], self._settings.left_share * answer.seconds
-        if not await left(url, body, seconds):
-            raise LoadError(f"an answer was complete after {seconds:.2f} s, though another took {answer.seconds:.2f}")
-        then = Tokens.of(await counters())
+        seconds = self._settings.left_share * answer.seconds
+        async with client(self._fleet.urls[arm.gateway]) as http:
+            if not await left(http, self._body(arm, name, stream=stream), seconds):
+                raise LoadError(f"an answer took under {seconds:.2f} s, though another took {answer.seconds:.2f}")
+            then = Tokens.of(await counters())
         return {"whole": whole, "after": (await at_rest(counters)).since(then)["completion"]}
 
     async def _parameters(self, arm: Arm, name: str) -> dict[str, Any]:

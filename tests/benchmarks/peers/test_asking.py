@@ -1,11 +1,17 @@
 import pytest
 
-from benchmarks.load import LoadError
-from benchmarks.peers.asking import heard, left
+from benchmarks.load import LoadError, client
+from benchmarks.peers import asking
+from benchmarks.peers.asking import Heard
 
 
 def body(tokens: int, stream: bool = False) -> dict[str, object]:
     return {"model": "m", "messages": [{"role": "user", "content": "hello"}], "max_tokens": tokens, "stream": stream}
+
+
+async def heard(url: str, sent: dict[str, object]) -> Heard:
+    async with client(url) as http:
+        return await asking.heard(http, sent)
 
 
 async def test_an_answer_in_one_piece(url: str) -> None:
@@ -47,5 +53,6 @@ async def test_no_server_is_a_failure_too() -> None:
 
 
 async def test_a_client_leaves_only_what_goes_on(url: str) -> None:
-    assert await left(f"{url}/honest", body(1000), 0.05)
-    assert not await left(f"{url}/honest", body(1), 60)
+    async with client(f"{url}/honest") as http:
+        assert await asking.left(http, body(1000), 0.05)
+        assert not await asking.left(http, body(1), 60)
