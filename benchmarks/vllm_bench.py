@@ -7,6 +7,6 @@ from vllm.benchmarks.serve import add_cli_args, main
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 if __name__ == "__main__":
-    parser = FlexibleArgumentParser(prog="vllm bench serve")
+    parser = FlexibleArgumentParser(prog="vllm bench serve")  # type: ignore[no-untyped-call]
     add_cli_args(parser)
     main(parser.parse_args())

@@ -26,6 +26,8 @@ MAY_IMPORT_VLLM = (
     "strategies/srgen/",
     "benchmarks/mock_engine.py",
     "benchmarks/bare_vllm.py",
+    "benchmarks/peers/seen_calls.py",
+    "benchmarks/vllm_bench.py",
 )
 """Paths, or beginnings of them: the engine's modules, the one that mounts vLLM's serving classes, SRGen's own part, and
 the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to."""
