@@ -83,7 +83,8 @@ class LoadingReport:
 
 
 NOTE = """{requests} requests a load, streamed, prompts of {words} words that no cache knows, {tokens} tokens forced \
-in every answer, sample and draft. They come by a Poisson process, whatever the server does, or so many users ask again \
-as soon as they are answered. Seconds are counted from when a request comes, so that waiting in a queue is in them. Plain \
-requests are sent by `vllm bench serve`, others by this benchmark, with the default parameters of each strategy; their \
-tokens include hidden ones. Where a strategy shows drafts, its first thought comes long before its first answer."""
+in every answer, sample and draft. They come by a Poisson process, whatever the server does, or so many users ask \
+again as soon as they are answered. Seconds are counted from when a request comes, so that waiting in a queue is in \
+them. Plain requests are sent by `vllm bench serve`, others by this benchmark, with the default parameters of each \
+strategy; their tokens include hidden ones. Where a strategy shows drafts, its first thought comes long before its \
+first answer."""

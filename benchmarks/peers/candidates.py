@@ -1,7 +1,7 @@
 """How often the model is right on tasks that gateways may be compared on: `python -m benchmarks.peers.candidates`."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -45,15 +45,11 @@ async def asked(server: Server, found: Suite, settings: Settings) -> list[str]:
     return [found.name, f"{share:.2f} [{low:.2f}, {high:.2f}]", number(tokens), f"{cut:.2f}"]
 
 
-def measured(suites: Sequence[Suite], settings: Settings, stack: ExitStack, progress: Progress) -> list[list[str]]:
-    """A row for each suite, of a server that is started for them."""
+def measured(suites: Sequence[Suite], settings: Settings, stack: ExitStack, progress: Progress) -> Iterator[list[str]]:
+    """A row for each suite, as it is done, of a server that is started for them."""
     server = servers.started_redraft(servers.prepared_model(), settings.flags, stack, progress)
-    task = progress.add_task("tasks", total=len(suites))
-    rows = []
-    for found in suites:
-        rows.append(asyncio.run(asked(server, found, settings)))
-        progress.advance(task)
-    return rows
+    for found in progress.track(suites, description="tasks"):
+        yield asyncio.run(asked(server, found, settings))
 
 
 def main(
@@ -67,8 +63,9 @@ def main(
     except SuiteError as error:
         raise typer.BadParameter(str(error)) from error
     with servers.progress_bar(console) as progress, servers.ended_in_order() as stack:
-        rows = measured(suites, Settings(), stack, progress)
-    Console().print(table(["task", "accuracy", "tokens", "cut"], rows), markup=False, soft_wrap=True)
+        print(table(["task", "accuracy", "tokens", "cut"], []), flush=True)
+        for row in measured(suites, Settings(), stack, progress):
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
