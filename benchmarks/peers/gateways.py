@@ -140,7 +140,7 @@ def started(flags: EngineFlags, tokens: int, stack: ExitStack, progress: Progres
     attempt(ITS_HUB, lambda: _start_peer(fleet, ITS_HUB, its_hub(upstream), stack))
     if ITS_HUB in fleet.urls:
         attempt(ITS_HUB, lambda: configure_its_hub(fleet.urls[ITS_HUB], upstream))
-    attempt(REMOTE, lambda: _start_remote(fleet, flags, upstream, stack, progress))
+    attempt(REMOTE, lambda: _start_remote(fleet, upstream, stack, progress))
     return fleet
 
 
@@ -181,7 +181,7 @@ def _start_peer(fleet: Fleet, name: str, peer: Peer, stack: ExitStack) -> None:
     fleet.urls[name], fleet.commands[name] = peer.url, peer.command()
 
 
-def _start_remote(fleet: Fleet, flags: EngineFlags, upstream: str, stack: ExitStack, progress: Progress) -> None:
+def _start_remote(fleet: Fleet, upstream: str, stack: ExitStack, progress: Progress) -> None:
     if not remote_is_built():
         raise PeerError("not built yet")
     port = free_port()

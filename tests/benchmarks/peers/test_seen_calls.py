@@ -14,7 +14,7 @@ from benchmarks.peers.seen_calls import SeenCalls, line, reached
 def as_vllm_has_them() -> SamplingParams:
     """As its server makes them from a request, whose keys are text."""
     bias = {int(token): value for token, value in PARAMETERS["logit_bias"].items()}
-    return SamplingParams(**PARAMETERS | {"logit_bias": bias})
+    return SamplingParams(**{**PARAMETERS, "logit_bias": bias})
 
 
 def test_everything_that_is_sent_is_seen_in_vllms_own_parameters() -> None:
