@@ -140,7 +140,7 @@ def started(flags: EngineFlags, tokens: int, stack: ExitStack, progress: Progres
     attempt(ITS_HUB, lambda: _start_peer(fleet, ITS_HUB, its_hub(upstream), stack))
     if ITS_HUB in fleet.urls:
         attempt(ITS_HUB, lambda: configure_its_hub(fleet.urls[ITS_HUB], upstream))
-    attempt(REMOTE, lambda: _start_remote(fleet, upstream, stack, progress))
+    attempt(REMOTE, lambda: _start_remote(fleet, model, upstream, stack, progress))
     return fleet
 
 
@@ -164,7 +164,8 @@ def _start_engines(
     port = free_port()
     # What redraft chose for its engine, the other gets too.
     variables = {**ours.engine_variables(), **fleet.calls[VLLM].variables}
-    arguments = flags.for_vllm(model, port, ours.dtype(), defaults)
+    # Token ids in and out, for redraft in front of it.
+    arguments = flags.for_vllm(model, port, ours.dtype(), [*defaults, "--enable-scale-out"])
     theirs = servers.vllm(arguments, port, variables, folder / "vllm", PLUGINS)
     _add(fleet, VLLM, servers.started(theirs, stack, progress))
 
@@ -181,12 +182,12 @@ def _start_peer(fleet: Fleet, name: str, peer: Peer, stack: ExitStack) -> None:
     fleet.urls[name], fleet.commands[name] = peer.url, peer.command()
 
 
-def _start_remote(fleet: Fleet, upstream: str, stack: ExitStack, progress: Progress) -> None:
+def _start_remote(fleet: Fleet, model: str, upstream: str, stack: ExitStack, progress: Progress) -> None:
     if not remote_is_built():
         raise PeerError("not built yet")
     port = free_port()
-    arguments = ["serve", "--port", str(port), "--engine", "remote", "--upstream", upstream]
-    server = servers.redraft([*arguments, "--served-model-name", MODEL], port)
+    arguments = ["serve", "--port", str(port), "--engine", "remote", "--upstream", upstream, "--model", model]
+    server = servers.redraft(arguments, port)
     fleet.urls[REMOTE], fleet.commands[REMOTE] = servers.started(server, stack, progress).url, server.command()
 
 

@@ -107,5 +107,5 @@ def test_redraft_in_front_of_another_server_is_used_once_it_is_built(
 def test_until_then_its_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateways, "remote_is_built", lambda: False)
     with ExitStack() as stack, pytest.raises(PeerError, match="not built yet"):
-        gateways._start_remote(Fleet(), "http://127.0.0.1:1", stack, Progress(disable=True))
+        gateways._start_remote(Fleet(), "model", "http://127.0.0.1:1", stack, Progress(disable=True))
     assert REMOTE in {arm.gateway for arm in ARMS}
