@@ -20,9 +20,11 @@ from benchmarks.peers.costs import Costs, Step
 from benchmarks.peers.gateways import Fleet
 from benchmarks.peers.report import PeersReport
 from benchmarks.peers.settings import TASK, Settings, quick_settings
+from benchmarks.peers.true_tokens import at_rest
 from benchmarks.suites import Suite, SuiteError, suite
 
 RESULTS = Path(__file__).parents[1] / "results"
+PAUSE_SECONDS = 0.3
 console = Console(stderr=True)
 
 
@@ -33,8 +35,11 @@ async def measure(journal: Journal, steps: Sequence[Step], fleet: Fleet, progres
         progress.update(task, description=step.key)
         if step.key not in journal.entries and step.arm.gateway in fleet.urls:
             fleet.check()
-            await servers.settled(list(fleet.engines.values()))
             try:
+                # What a gateway goes on with is not to be the next one's burden.
+                for engine in fleet.engines.values():
+                    await at_rest(engine.counters, PAUSE_SECONDS)
+                await servers.settled(list(fleet.engines.values()))
                 entry = await step.measure()
             except LoadError as error:
                 # An engine that has ended is no failure of the gateway.

@@ -5,6 +5,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from benchmarks.load import LoadError
+
 PROMPT, GENERATION = "vllm:prompt_tokens_total", "vllm:generation_tokens_total"
 BUSY = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 STEP_SECONDS = 0.1
@@ -16,7 +18,7 @@ Counters = Callable[[], Awaitable[Mapping[str, float]]]
 """Metrics of a server, summed over their labels."""
 
 
-class StillBusyError(RuntimeError):
+class StillBusyError(LoadError):
     """An engine did not come to rest."""
 
 

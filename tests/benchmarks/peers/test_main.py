@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
 import pytest
 from rich.progress import Progress
@@ -47,7 +47,7 @@ async def test_what_was_measured_is_not_measured_again_and_failures_are_kept(tmp
 
 
 async def test_an_engine_that_ended_ends_the_measurement(tmp_path: Path) -> None:
-    engine = Mock()
+    engine = Mock(counters=AsyncMock(return_value={}))
 
     async def take() -> dict[str, Any]:
         engine.check.side_effect = ServerError("it ended")
