@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 SOURCES := $(patsubst %/__init__.py,%,$(wildcard $(addsuffix /__init__.py,server strategies clients benchmarks trainer deploy tools))) $(wildcard tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve check format test test-deploy lock bench bench-quick bench-branches bench-deepening bench-lora bench-overhead bench-seeded bench-srgen bench-training bench-ttsi clean
+.PHONY: help setup demo serve check format test test-deploy lock bench bench-quick bench-branches bench-deepening bench-load bench-lora bench-overhead bench-peers bench-seeded bench-srgen bench-training bench-ttsi clean
 
 help: ## Show this list
 	@echo "redraft: make TARGET [NAME=value ...]"
@@ -62,11 +62,17 @@ bench-quick: setup ## A smoke test of that, 5 minutes
 bench-branches: setup ## Measure what five samples cost over one, in front of a mock engine
 	@$(VENV) -m benchmarks.branches $(ARGS)
 
+bench-load: setup ## How a server bears many users, plain and with strategies
+	@$(VENV) -m benchmarks.loading $(ARGS)
+
 bench-lora: setup ## What adapters cost, against none and against vLLM's own way
 	@$(VENV) -m benchmarks.lora $(ARGS)
 
 bench-overhead: setup ## Measure what the gateway costs over plain vLLM
 	@$(VENV) -m benchmarks.overhead $(ARGS)
+
+bench-peers: setup ## OptiLLM, its_hub and redraft in front of one vLLM server
+	@$(VENV) -m benchmarks.peers $(ARGS)
 
 bench-seeded: setup ## 64 seeded long prompts at once
 	@$(VENV) -m benchmarks.seeded $(ARGS)

@@ -167,12 +167,7 @@ class Server(ServerProcess):
 
     async def counters(self) -> dict[str, float]:
         """Metrics of vLLM, summed over their labels."""
-        async with httpx.AsyncClient(trust_env=False) as http:
-            text = (await http.get(f"{self.url}/metrics")).text
-        sums: dict[str, float] = {}
-        for name, value in SAMPLE.findall(text):
-            sums[name] = sums.get(name, 0.0) + float(value)
-        return sums
+        return await counters(self.url)
 
 
 COMMANDS = {"redraft": ["redraft"], "vllm": ["vllm", "serve"]}
@@ -184,12 +179,27 @@ def redraft(arguments: Sequence[str], port: int, variables: Mapping[str, str] = 
     return Server("redraft", command.value, arguments, port, variables)
 
 
-def vllm(arguments: Sequence[str], port: int, variables: Mapping[str, str], folder: Path) -> Server:
-    """`vllm serve`, not yet started, as it is where redraft is not installed: without redraft's plugins."""
+def vllm(
+    arguments: Sequence[str],
+    port: int,
+    variables: Mapping[str, str],
+    folder: Path,
+    plugins: Mapping[str, str] = MappingProxyType({}),
+) -> Server:
+    """`vllm serve`, not yet started, as it is where redraft is not installed: without redraft's plugins.
+
+    Args:
+        arguments: of the command.
+        port: where it is to listen.
+        variables: of its environment.
+        folder: for what announces plugins.
+        plugins: that it loads beside those installed, by name: module:function.
+    """
     own = [plugin.name for plugin in entry_points(group=PLUGINS) if plugin.dist and plugin.dist.name != "redraft"]
-    bare = announced(folder, bare_vllm.NAME, f"{bare_vllm.__name__}:register")
-    loaded = ",".join([*own, bare_vllm.NAME])
-    return Server("vllm", VLLM_MAIN, arguments, port, {**variables, **bare, "VLLM_PLUGINS": loaded})
+    added = {bare_vllm.NAME: f"{bare_vllm.__name__}:register", **plugins}
+    for name, target in added.items():
+        variables = {**variables, **announced(folder, name, target)}
+    return Server("vllm", VLLM_MAIN, arguments, port, {**variables, "VLLM_PLUGINS": ",".join([*own, *added])})
 
 
 def prepared_model() -> str:
@@ -237,6 +247,16 @@ def started_vllm(
     arguments = flags.for_vllm(model, port, beside.dtype(), more)
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     return started(vllm(arguments, port, beside.engine_variables(), folder), stack, progress)
+
+
+async def counters(url: str) -> dict[str, float]:
+    """Metrics of the vLLM server at a URL without a path, summed over their labels."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        text = (await http.get(f"{url}/metrics")).text
+    sums: dict[str, float] = {}
+    for name, value in SAMPLE.findall(text):
+        sums[name] = sums.get(name, 0.0) + float(value)
+    return sums
 
 
 def differences(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:

@@ -28,6 +28,8 @@ MAY_IMPORT_VLLM = (
     "benchmarks/mock_engine.py",
     "benchmarks/bare_vllm.py",
     "deploy/ray_engine.py",
+    "benchmarks/peers/seen_calls.py",
+    "benchmarks/vllm_bench.py",
 )
 """Paths, or beginnings of them: the engine's modules, the one that mounts vLLM's serving classes, SRGen's own part,
 the benchmarks' vLLM plugins, which vLLM loads into the servers that the benchmarks talk to, and the

@@ -87,6 +87,8 @@ def setup(device: str, *, project: bool) -> None:
     install("everything else", list(pins.values()))
     if project:
         install("redraft", ["--config-settings", "editable_mode=compat", "--editable", str(ROOT)])
+    if sys.dont_write_bytecode:
+        compile_packages()
     STAMP.write_text(json.dumps(wanted))
 
     print(f"Done: {VENV.name} is ready.")
@@ -227,6 +229,16 @@ def install(what: str, arguments: list[str], fallback_indexes: Sequence[str] = (
             ]
         )
     )
+
+
+def compile_packages() -> None:
+    """Compiles all packages: where Python is told to keep no bytecode, every process would compile vLLM's anew, which
+    takes it half a minute. Some packages ship templates that are no valid Python: those stay as they are.
+    """
+    print("Compiling, for Python is told to write no bytecode (PYTHONDONTWRITEBYTECODE).")
+    folder = VENV / "lib" / "python3.11" / "site-packages"
+    command = [str(VENV / "bin" / "python"), "-m", "compileall", "-q", "-j", "0", str(folder)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def run_pip(what: str, command: list[str]) -> bool:
