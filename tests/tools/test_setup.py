@@ -18,6 +18,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(setup, "LOG", tmp_path / ".venv" / "setup.log")
     monkeypatch.setattr(setup, "check_machine", lambda device: None)
     monkeypatch.setattr(setup, "has_gpu", lambda: False)
+    monkeypatch.setattr("sys.dont_write_bytecode", False)
     monkeypatch.setattr(setup, "make_venv", lambda: (tmp_path / ".venv").mkdir(exist_ok=True))
     return tmp_path
 
@@ -32,6 +33,17 @@ def installed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(setup, "run_pip", run_pip)
     return calls
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_packages_are_compiled_where_python_would_not(
+    told: bool, installed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[bool] = []
+    monkeypatch.setattr("sys.dont_write_bytecode", told)
+    monkeypatch.setattr(setup, "compile_packages", lambda: compiled.append(True))
+    assert setup.main([]) == 0
+    assert compiled == [True] * told
 
 
 def test_second_run_installs_nothing(installed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
