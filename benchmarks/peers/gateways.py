@@ -1,9 +1,6 @@
 """The servers that are compared, side by side, started alike and set up for the same model."""
 
 import json
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -165,7 +162,9 @@ def _start_engines(
     # What redraft chose for its engine, the other gets too.
     variables = {**ours.engine_variables(), **fleet.calls[VLLM].variables}
     # Token ids in and out, for redraft in front of it.
-    arguments = flags.for_vllm(model, port, ours.dtype(), [*defaults, "--enable-scale-out"])
+    arguments = flags.for_vllm(
+        model, port, ours.dtype(), [*defaults, "--enable-scale-out", "--enable-prompt-tokens-details"]
+    )
     theirs = servers.vllm(arguments, port, variables, folder / "vllm", PLUGINS)
     _add(fleet, VLLM, servers.started(theirs, stack, progress))
 
@@ -183,16 +182,7 @@ def _start_peer(fleet: Fleet, name: str, peer: Peer, stack: ExitStack) -> None:
 
 
 def _start_remote(fleet: Fleet, model: str, upstream: str, stack: ExitStack, progress: Progress) -> None:
-    if not remote_is_built():
-        raise PeerError("not built yet")
     port = free_port()
     arguments = ["serve", "--port", str(port), "--engine", "remote", "--upstream", upstream, "--model", model]
     server = servers.redraft(arguments, port)
     fleet.urls[REMOTE], fleet.commands[REMOTE] = servers.started(server, stack, progress).url, server.command()
-
-
-def remote_is_built() -> bool:
-    """Whether `redraft serve` can stand in front of another server."""
-    command = [str(Path(sys.executable).with_name("redraft")), "serve", "--help"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    return re.search(r"--upstream\b", printed) is not None

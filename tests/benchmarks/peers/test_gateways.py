@@ -1,20 +1,17 @@
 """How peers are started and set up, with programs of this environment in their place."""
 
 import re
-import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
-from rich.progress import Progress
 
 from benchmarks.peers import gateways
-from benchmarks.peers.arms import ARMS, ITS_HUB, OPTILLM, REMOTE
+from benchmarks.peers.arms import ARMS, ITS_HUB, OPTILLM
 from benchmarks.peers.environments import Environment, PeerError
 from benchmarks.peers.gateways import Fleet, Peer, configure_its_hub, its_hub, optillm
 from benchmarks.servers import MODEL
@@ -94,18 +91,3 @@ def test_a_peer_that_answers_is_up_until_the_stack_is_left() -> None:
         peer.check()
     with pytest.raises(AssertionError):
         peer.check()
-
-
-@pytest.mark.parametrize(("printed", "built"), [("--engine  --upstream  URL", True), ("--engine --upstreams", False)])
-def test_redraft_in_front_of_another_server_is_used_once_it_is_built(
-    printed: str, built: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: Mock(stdout=printed))
-    assert gateways.remote_is_built() is built
-
-
-def test_until_then_its_row_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gateways, "remote_is_built", lambda: False)
-    with ExitStack() as stack, pytest.raises(PeerError, match="not built yet"):
-        gateways._start_remote(Fleet(), "model", "http://127.0.0.1:1", stack, Progress(disable=True))
-    assert REMOTE in {arm.gateway for arm in ARMS}
