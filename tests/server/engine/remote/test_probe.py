@@ -32,7 +32,7 @@ async def found(*upstreams: Upstream, **changes: Any) -> Found:
             {"tokens", "logprobs", "grammar", "scores", "hidden_states"},
         ),
     ],
-    ids=str,
+    ids=lambda one: str(sorted(one.items() if isinstance(one, dict) else one)),
 )
 async def test_capabilities(new_upstream: NewUpstream, changes: dict[str, Any], lacking: set[str]) -> None:
     everything = {"tokens", "logprobs", "grammar", "scores", "hidden_states"}
