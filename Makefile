@@ -53,10 +53,13 @@ test-deploy: setup ## Test deploy/ with Ray and vllm-router, which go into .venv
 lock: setup ## Resolve requirements/*.lock again (ARGS=--upgrade for newer versions)
 	@$(VENV) -m tools.lock $(ARGS)
 
-bench: setup ## Compare all strategies at equal tokens (about an hour; ARGS="--serve MODEL ...")
-	@.venv/bin/redraft bench compare benchmarks/results/compare --serve smollm2-135m --config benchmarks/whole.toml $(ARGS)
+bench: setup ## The whole: strategies at equal tokens, load, peers (hours; each goes on where it was stopped)
+	@.venv/bin/redraft bench compare benchmarks/results/compare --serve smollm2-135m --config benchmarks/whole.toml
+	@$(VENV) -m benchmarks.loading
+	@$(VENV) -m benchmarks.peers
 
-bench-quick: setup ## A smoke test of that, 5 minutes
+bench-quick: setup ## A smoke test of the first of those, 5 minutes
+	@rm -rf benchmarks/results/quick/compare
 	@.venv/bin/redraft bench compare benchmarks/results/quick/compare --serve smollm2-135m --config benchmarks/quick.toml $(ARGS)
 
 bench-branches: setup ## Measure what five samples cost over one, in front of a mock engine

@@ -97,7 +97,7 @@ def valid(item: Item, calls: Sequence[Call]) -> bool:
     try:
         called = [{name: json.loads(arguments)} for name, arguments in calls]
         verdict = checker(item.functions, called, item.answer, language, item.category, ASKED_AS)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
         return False  # Arguments of a shape that it does not expect.
     return bool(verdict["valid"])
 

@@ -13,6 +13,8 @@ import httpx
 from benchmarks.attempts import FirstAttempt
 
 CHAT = "/v1/chat/completions"
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
+"""What reading an answer of another shape than OpenAI's ends with."""
 # Each is one token of most vocabularies, so that as many words make about as many tokens.
 VOCABULARY = """
 time year people way day man thing woman life child world school state family student group country problem hand part
@@ -126,11 +128,16 @@ async def ask(http: httpx.AsyncClient, body: Mapping[str, Any], path: str = CHAT
     """Sends one request and reads its answer to the end. Failures are replies too."""
     began = time.perf_counter()
     try:
-        if body.get("stream"):
-            return await _streamed(http, body, path, began)
-        response = await http.post(path, json=body)
-    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        return await (_streamed if body.get("stream") else _whole)(http, body, path, began)
+    except httpx.HTTPError as error:
         return Reply(0, time.perf_counter() - began, None, repr(error), {}, {})
+    except MALFORMED as error:
+        # Another server's idea of an answer is no reason to end a run.
+        return Reply(httpx.codes.BAD_GATEWAY, time.perf_counter() - began, None, f"no answer: {error!r}", {}, {})
+
+
+async def _whole(http: httpx.AsyncClient, body: Mapping[str, Any], path: str, began: float) -> Reply:
+    response = await http.post(path, json=body)
     seconds = time.perf_counter() - began
     if response.status_code != httpx.codes.OK:
         return _refusal(response, response.text, seconds)
@@ -176,7 +183,7 @@ async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], path: str,
                 continue
             chunk = json.loads(line.removeprefix("data: "))
             seconds = time.perf_counter() - began
-            if "error" in chunk:
+            if chunk.get("error"):
                 return Reply(500, seconds, read.first_token, json.dumps(chunk["error"]), {}, {})
             read.add(chunk, seconds)
     return read.reply(time.perf_counter() - began)
@@ -205,8 +212,8 @@ class _Stream:
     def add(self, chunk: Mapping[str, Any], seconds: float) -> None:
         """Takes a chunk, and when it came."""
         said = chunk.get("strategy") or {}
-        for choice in chunk["choices"]:
-            delta = choice["delta"]
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
             thought = delta.get("reasoning") or delta.get("reasoning_content") or ""
             if thought and self._first_thought is None:
                 self._first_thought = seconds
@@ -229,10 +236,11 @@ class _Stream:
     def _add_calls(self, pieces: Iterable[Mapping[str, Any]]) -> None:
         """A call comes in pieces: its name once, its arguments bit by bit."""
         for piece in pieces:
-            name, arguments = self._calls.get(piece["index"], ("", ""))
+            place = piece.get("index", len(self._calls))
+            name, arguments = self._calls.get(place, ("", ""))
             function = piece.get("function") or {}
             said = (name + (function.get("name") or ""), arguments + (function.get("arguments") or ""))
-            self._calls[piece["index"]] = said
+            self._calls[place] = said
 
     def reply(self, seconds: float) -> Reply:
         """The answer that ended after so many seconds."""

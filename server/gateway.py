@@ -51,6 +51,8 @@ class Gateway:
 
     def plan(self, model: str | None, spec: object) -> Plan | None:
         """The plan for a request, None for a plain one. Raises ApiError."""
+        if spec is None and (model is None or "@" not in model):
+            return None  # What the engine can do takes a while to say, and most requests are plain.
         return resolve(
             model, spec, models=self.models(), strategies=self.strategies, capabilities=self.capabilities.names
         )

@@ -67,8 +67,9 @@ def _serve(settings: Settings, vllm_flags: Sequence[str], console: Console) -> N
         import torch  # noqa: F401
 
         take_over()
-        from server.vllm_api import remote_engine, running_engine
+        from server.vllm_api import raise_file_limit, remote_engine, running_engine
 
+        raise_file_limit()
         if found is not None:
             args = remote_arguments(settings, model, hardware, vllm_flags, found)
             upstream = Upstream(Replicas(settings, found.identity), found)

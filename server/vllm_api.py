@@ -40,6 +40,7 @@ from vllm.entrypoints.serve.utils.api_utils import with_cancellation as _with_ca
 from vllm.lora.request import LoRARequest
 from vllm.tokenizers.detokenizer_utils import get_leading_space_marker
 from vllm.usage.usage_lib import UsageContext
+from vllm.utils.system_utils import set_ulimit
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
@@ -82,6 +83,7 @@ __all__ = [
     "plain_chat",
     "plain_completion",
     "plain_responses",
+    "raise_file_limit",
     "remote_engine",
     "running_engine",
     "should_continue_final_message",
@@ -93,6 +95,8 @@ __all__ = [
 
 P = ParamSpec("P")
 
+raise_file_limit: Callable[[], None] = set_ulimit
+"""As `vllm serve` does: each connection takes a file."""
 add_vllm_error_handlers: Callable[[FastAPI], None] = init_exception_handler
 
 plain_chat: Callable[..., Awaitable[Response]] = chat_api.create_chat_completion

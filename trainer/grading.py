@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 
 from pebble import ProcessExpired, ProcessPool
 
-from strategies.answers import last_boxed
+from strategies.answers import extract_answer, last_boxed
 from trainer.math_grading import alike, same
 from trainer.tasks import Problem, TaskError, scorer
 
@@ -64,6 +64,11 @@ def claim(text: str) -> str:
         return boxed
     sentences = _SENTENCES.split(said(text)[-1])
     return _clean(sentences[0] if marked else sentences[-1])
+
+
+def vote(text: str) -> str | None:
+    """What a text comes to where answers vote, as strategies compare them; None where it says nothing."""
+    return extract_answer(text, "auto").strip() or None if text.strip() else None
 
 
 def _last(text: str) -> tuple[str, bool, str | None]:

@@ -13,6 +13,7 @@ _DATE = re.compile(r"\d+-\d+-\d+|\d+/\d+/\d+|\d+:\d+(?::\d+)?")
 _DENIED = re.compile(r"(?i)\b(?:no|not|never|wrong|incorrect|isn\W?t|cannot)\b")
 _BEHIND_THE_FIRST = re.compile(r",\s|;|\s(?:and|or|because|which|since)\s")
 _NAME = re.compile(r"\s*\$?\s*[^\W\d_](?:\([^\W\d_]\))?\s*")
+_BOTH_SIGNS = ("\\pm", "\\mp", "±")
 _BRACKETS = frozenset("([{")
 
 
@@ -31,6 +32,8 @@ def same(answer: str, wanted: str) -> bool:
         answer = _BEHIND_THE_FIRST.split(answer, maxsplit=1)[0]
     if "%" not in wanted:
         answer = answer.replace("\\%", "").replace("%", "")  # Else 500% would be 5.
+    if any(sign in answer and sign not in wanted for sign in _BOTH_SIGNS):
+        return False  # Two answers, of which one may be right.
     if _bracket(wanted) and _bracket(answer) not in ("", _bracket(wanted)):
         return False
     sides = [answer] if "=" in wanted else [side for side in answer.split("=") if not _NAME.fullmatch(side)]

@@ -20,8 +20,10 @@ PATIENCE_SECONDS = 600.0
 FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0
 LEAST_WAIT = 0.1
 """Seconds that count as waited at least, or a server that says 0 would be asked for ever."""
+GONE = frozenset({0, 401, 403, 502, 503, 504})
+"""Statuses of a server that is away, or wants nothing of us; 0 is a connection that breaks."""
 BROKEN = 10
-"""Connections that break one after the other, until the run ends: there is nobody."""
+"""Of those one after the other, until the run ends: there is nobody."""
 
 
 async def ask_all(
@@ -84,7 +86,7 @@ class _Asker:
         """Asks once, and again where the server is too busy; how often it was."""
         request = body(self._settings, block.arm, item, answer)
         reply, busy = await patiently(endpoint.http, request)
-        self._broken = self._broken + 1 if reply.status == 0 else 0
+        self._broken = self._broken + 1 if reply.status in GONE else 0
         line = {"arm": block.arm.label, "item": item.id, "answer": answer, "block": number, "busy": busy}
         line |= {"seed": seed_of(self._settings.seed, item, answer), "error": error_of(reply)}
         await self._add(self._folder.answers.add, line | _told(reply))
@@ -103,9 +105,13 @@ async def patiently(http: httpx.AsyncClient, request: Mapping[str, Any]) -> tupl
     waited, busy = 0.0, 0
     while True:
         reply = await ask(http, request, PATH)
-        if reply.status != httpx.codes.TOO_MANY_REQUESTS or waited >= PATIENCE_SECONDS:
+        too_busy = reply.status == httpx.codes.TOO_MANY_REQUESTS or (
+            reply.status == httpx.codes.SERVICE_UNAVAILABLE and reply.retry_after is not None
+        )
+        if not too_busy or waited >= PATIENCE_SECONDS:
             return reply, busy
         wait = min(FIRST_WAIT * 2**busy, LONGEST_WAIT) if reply.retry_after is None else reply.retry_after
+        wait = min(wait, PATIENCE_SECONDS - waited)
         waited, busy = waited + max(wait, LEAST_WAIT), busy + 1
         await asyncio.sleep(wait)
 

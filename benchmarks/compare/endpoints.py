@@ -64,9 +64,15 @@ async def endpoints(settings: Settings, url: str | None) -> AsyncIterator[dict[s
             if (base, variable, metrics) not in found:
                 http = await stack.enter_async_context(client(base, os.environ.get(variable) if variable else None))
                 await _require(http, base)
-                found[base, variable, metrics] = Endpoint(base, http, Engine(http, metrics))
+                # A key is for the endpoint that it belongs to, and metrics may be at another one.
+                counting = http if _same_host(base, metrics) else await stack.enter_async_context(client(metrics))
+                found[base, variable, metrics] = Endpoint(base, http, Engine(counting, metrics))
             by_arm[arm.label] = found[base, variable, metrics]
         yield by_arm
+
+
+def _same_host(one: str, other: str) -> bool:
+    return urlsplit(one)[:2] == urlsplit(other)[:2]
 
 
 def _address(settings: Settings, arm: Arm, url: str | None) -> tuple[str, str | None, str]:

@@ -85,8 +85,10 @@ class Counted:
 
     @property
     def agree(self) -> bool | None:
-        """Whether completion tokens are the same; None where nothing was counted."""
-        return self.told["completion"] == self.engine["completion"] if self.answers else None
+        """Whether completion tokens are the same; None where nothing was counted, or told."""
+        if not self.answers or not self.told["completion"]:
+            return None
+        return self.told["completion"] == self.engine["completion"]
 
 
 def outcomes(settings: Settings, suite: Suite, answers: Sequence[Line], blocks: Sequence[Line]) -> list[Done]:

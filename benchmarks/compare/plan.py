@@ -59,7 +59,7 @@ def seed_of(seed: int, item: Item, answer: int) -> int:
 def body(settings: Settings, arm: Arm, item: Item, answer: int) -> dict[str, Any]:
     """A streamed chat completion."""
     return {
-        "max_tokens": settings.max_tokens,
+        settings.limit_field: settings.max_tokens,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
         **arm.fields(),

@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -19,6 +19,9 @@ class Settings(Strict):
     seed: int = Field(0, ge=0, description="Decides the items, the order in which they are asked, and the answers.")
     answers: int = Field(1, ge=1, le=256, description="To each item, of each arm.")
     max_tokens: int = Field(512, ge=1, description="Of an answer.")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="How the endpoint calls that; OpenAI's reasoning models take the second alone."
+    )
     temperature: float = Field(0.7, ge=0, description="Of all arms that do not have their own.")
     top_p: float = Field(1.0, gt=0, le=1, description="Likewise.")
     at_once: int = Field(8, ge=1, description="Requests under way.")

@@ -59,7 +59,7 @@ def note_facts(journal: Journal, fleet: Fleet) -> None:
         "command": machine.command("benchmarks.peers"),
         "machine": machine.describe(),
         "commands": fleet.commands,
-        "failed": fleet.failed,
+        "failed": {**journal.facts.get("failed", {}), **fleet.failed},
         "differences": servers.differences(ours.engine_config(), theirs.engine_config()),
     }
     journal.save()

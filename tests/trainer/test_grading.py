@@ -75,6 +75,7 @@ def test_graders(text: str, grader: Any, expected: bool) -> None:
         ("room 12B", "The answer is 12B room"),
         ("[1, 2, 3]", "The answer is {1, 2, 3}"),
         ("(1, 2)", "The answer is [1, 2]"),
+        ("2", r"The answer is $\pm 2$"),
         ("", "The answer is ."),
         ("", ""),
     ],

@@ -1,5 +1,6 @@
 """Whether a replica is asked: closed while it answers, open while it is down, half-open while one look is taken."""
 
+import sys
 import time
 from collections.abc import Callable
 
@@ -30,6 +31,8 @@ class Circuit:
         self._failures = 0
         self._opened: float | None = None
         self._looking = False
+        self._probation = False
+        """A look was well, and no request was since: one that fails is enough."""
 
     @property
     def closed(self) -> bool:
@@ -44,13 +47,15 @@ class Circuit:
     def succeed(self) -> None:
         """A request was answered. One that began before the circuit opened does not close it."""
         if self.closed:
-            self._failures = 0
+            self._failures, self._cooldown, self._probation = 0, self._first_cooldown, False
 
     def fail(self, *, fatal: bool = False) -> None:
         """A request failed by the replica's fault; `fatal` opens at once."""
         self._failures += 1
         if self.closed and (fatal or self._failures >= self._limit):
             self._opened = self._clock()
+            if self._probation:
+                self._cooldown = min(self._cooldown * 2, MAX_COOLDOWN_SECONDS)
 
     def look(self) -> None:
         """Half-open: somebody looks, and nobody else does."""
@@ -60,7 +65,9 @@ class Circuit:
         """What the look found."""
         self._looking = False
         if well:
-            self._opened, self._failures, self._cooldown = None, 0, self._first_cooldown
+            # A server answers a look though its engine hangs: a request has to show that it is well.
+            self._opened, self._probation = None, True
+            self._failures = 0 if self._limit == sys.maxsize else self._limit - 1
         else:
             self._opened = self._clock()
             self._cooldown = min(self._cooldown * 2, MAX_COOLDOWN_SECONDS)

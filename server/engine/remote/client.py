@@ -26,7 +26,7 @@ from vllm.v1.engine.input_processor import InputProcessor
 from server.engine.remote.faults import Fault, UpstreamError, broken
 from server.engine.remote.messages import MessagesCall, MessagesReader
 from server.engine.remote.probe import Found
-from server.engine.remote.replicas import SESSION, Attempt, Replica, Replicas, fault_of
+from server.engine.remote.replicas import SESSION, Attempt, Replica, Replicas, fault_of, session_of
 from server.engine.remote.sse import EVENTS, payloads, whole_events
 from server.engine.remote.wire import ABORT, ID_PREFIX, Reader, TokenCall
 
@@ -140,7 +140,7 @@ class RemoteClient:
                 reasoning_parser_kwargs=reasoning_parser_kwargs,
                 max_logprobs=self.model_config.max_logprobs,
             )
-        session = session_id or request_id
+        session = session_of(session_id or request_id)
         headers = {
             **(trace_headers or {}),
             "Content-Type": "application/json",
@@ -156,6 +156,8 @@ class RemoteClient:
                         running.replica = attempt.replica
                         async with aclosing(self._answer(attempt, call, body, headers, running)) as outputs:
                             async for output in outputs:
+                                if output.outputs[0].finish_reason == "abort" and running.told is None:
+                                    raise broken("it ended the call")
                                 attempt.sent = True
                                 yield output
         except UpstreamError as error:
@@ -199,30 +201,37 @@ class RemoteClient:
             running.end()
         elif running.told is None:
             running.told = time.monotonic()
-            with suppress(Fault, UpstreamError, httpx.HTTPError):
+            with suppress(Fault, UpstreamError, httpx.HTTPError, TimeoutError):
                 ids = {"request_ids": [ID_PREFIX + request_id]}
-                await self.replicas.tell(running.replica, ABORT, ids, {SESSION: running.session})
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await self.replicas.tell(running.replica, ABORT, ids, {SESSION: running.session})
         elif time.monotonic() - running.told >= PATIENCE_SECONDS:
             running.end()
 
     async def add_lora(self, lora_request: LoRARequest) -> bool:
         """Loads an adapter into every replica, from a folder that all of them see. Raises CallFailed."""
         body = {"lora_name": lora_request.lora_name, "lora_path": lora_request.lora_path}
+        loaded, fault = False, None
         for replica in self.replicas.all:
             try:
-                await self.replicas.tell(replica, "/v1/load_lora_adapter", body, {})
+                await self.replicas.load(replica, body)
+                loaded = True
             except UpstreamError as error:
-                if "already been loaded" not in str(error):
-                    raise CallFailed(error) from error
+                raise CallFailed(error) from error
             except (Fault, httpx.HTTPError) as error:
-                fault = fault_of(error)
-                raise error if fault is None else CallFailed(fault.error) from error
+                if (fault := fault_of(error)) is None:
+                    raise
+        if not loaded and fault is not None:
+            raise CallFailed(fault.error)
+        # One that is away gets it when it is back.
+        self.replicas.adapters[lora_request.lora_name] = body
         self._adapters[lora_request.lora_int_id] = lora_request.lora_name
         return True
 
     async def remove_lora(self, lora_id: int) -> bool:
         """Unloads an adapter from every replica."""
         name = self._adapters.pop(lora_id)
+        self.replicas.adapters.pop(name, None)
         for replica in self.replicas.all:
             with suppress(Fault, UpstreamError, httpx.HTTPError):
                 await self.replicas.tell(replica, "/v1/unload_lora_adapter", {"lora_name": name}, {})
@@ -230,6 +239,7 @@ class RemoteClient:
 
     async def check_health(self) -> None:
         """Raises EngineDeadError while no replica is there."""
+        self.replicas.look()  # A probe may be all that still comes.
         if not any(replica.circuit.closed for replica in self.replicas.all):
             raise EngineDeadError
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 RETRY_AFTER = "Retry-After"
 _OVERLOADED = frozenset({429, 503})
 _BROKEN = frozenset({502, 504})
+_DEAD = "EngineCore encountered an issue"
+"""As vLLM's server says it, while it outlives its engine."""
 
 
 class UpstreamError(Exception):
@@ -75,6 +77,31 @@ def another_model(model: str) -> Fault:
     return Fault(what, begun=False, fatal=True, error=UpstreamError(503, what))
 
 
+def lacking() -> Fault:
+    """It has no such route, or stands for something that is not there: another one may have it."""
+    what = "an upstream server has no such route"
+    return Fault(what, blame=False, begun=False, error=UpstreamError(404, what))
+
+
+def without_adapter(model: str, *, loaded: bool) -> Fault:
+    """It serves its model, but not this adapter, unless that was loaded just now: then it may be asked again."""
+    what = f"an upstream server had lost {model}" if loaded else f"an upstream server does not serve {model}"
+    return Fault(what, blame=False, begun=False, error=UpstreamError(503 if loaded else 404, what))
+
+
+def ours(what: str, status: int) -> Fault:
+    """The gateway's own: no replica has seen the request, and none is to blame."""
+    return Fault(what, blame=False, begun=False, error=UpstreamError(status, what, "1" if status == 503 else None))
+
+
+def told(status: int, message: str, after: str | None = None) -> Fault | UpstreamError:
+    """An error in an upstream server's own words: the request's, unless its engine has died, which is the server's."""
+    if status >= 500 and message.startswith(_DEAD):
+        what = "an upstream server's engine has died"
+        return Fault(what, fatal=True, error=UpstreamError(503, what))
+    return UpstreamError(status, message, after)
+
+
 def none_left() -> UpstreamError:
     """Every circuit is open."""
     return UpstreamError(503, "no upstream server is available; try again later", "1")
@@ -98,12 +125,15 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str], model: str | N
         # Never a client's own: it would take its key for the wrong one.
         what = "an upstream server refuses this gateway's key"
         return Fault(what, begun=False, error=UpstreamError(502, what))
-    if status == 404 and model is not None:
+    if status == 404 and model is not None and model in (message or ""):
         return another_model(model)
+    if status == 404 and message is None:
+        return lacking()
     if status in _BROKEN:
         return broken(f"status {status}")
-    if status >= 400 and message is not None:
-        return UpstreamError(status, message, after)
+    if message is not None or status < 500:
+        # Whose fault a 4xx is does not hang on its wording: not every server has OpenAI's.
+        return told(status, message or f"an upstream server refuses the request with status {status}", after)
     return garbage(f"status {status} without an error")
 
 

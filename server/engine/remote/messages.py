@@ -14,7 +14,7 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 
-from server.engine.remote.faults import UpstreamError, garbage, message_of, status_of
+from server.engine.remote.faults import garbage, message_of, status_of, told
 from server.engine.remote.sse import DONE
 
 _STANDARD = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias")
@@ -97,6 +97,7 @@ class MessagesReader:
 
     def __init__(self, call: MessagesCall) -> None:
         self._call = call
+        self._prompt_token_ids = list(call.prompt["prompt_token_ids"])
         self._numbers: dict[str, int] = {}
         self._next = itertools.count()
         self._tokens = 0
@@ -119,7 +120,7 @@ class MessagesReader:
             chunk = _Chunk.model_validate_json(payload)
         except ValidationError as error:
             if (message := message_of(payload)) is not None:
-                raise UpstreamError(status_of(payload), message) from error
+                raise told(status_of(payload), message) from error
             raise garbage("no chunk of a chat completion") from error
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices[:1]:
@@ -174,7 +175,7 @@ class MessagesReader:
         return RequestOutput(
             request_id=self._call.request_id,
             prompt=None,
-            prompt_token_ids=list(self._call.prompt["prompt_token_ids"]),
+            prompt_token_ids=self._prompt_token_ids,
             prompt_logprobs=None,
             outputs=[completion],
             finished=finish_reason is not None,

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, aclosing
 
@@ -9,8 +10,8 @@ import httpx
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from server.engine.remote.faults import Fault, UpstreamError, broken, garbage
-from server.engine.remote.replicas import SESSION, Replicas, fault_of
+from server.engine.remote.faults import Fault, UpstreamError, broken, garbage, message_of, status_of, told
+from server.engine.remote.replicas import SESSION, Replicas, fault_of, sendable, session_of
 from server.engine.remote.sse import DONE, EVENTS, payloads, whole_events
 
 PASSED_ON = ("content-type", "x-request-id", "x-session-id", "traceparent", "tracestate")
@@ -32,7 +33,14 @@ class Proxy:
         self._replicas = replicas
 
     async def forward(
-        self, path: str, headers: Mapping[str, str], body: bytes, model: str | None, deadline: float
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        model: str | None,
+        deadline: float,
+        *,
+        streams: bool,
     ) -> Response:
         """The answer of a replica: of another one where the first fails before it has said anything.
 
@@ -42,17 +50,21 @@ class Proxy:
             body: of the request, unread.
             model: that every replica serves and the request is for; None for a name that may well be wrong.
             deadline: monotonic seconds after which no further replica is tried.
+            streams: whether an answer in pieces is asked for: any other may be silent until the deadline.
 
         Raises:
             UpstreamError: none answers, or what one answers is an error.
         """
-        passed = {name: headers[name] for name in PASSED_ON if name in headers}
-        session = headers.get(SESSION.lower()) or passed.setdefault("x-request-id", "")
+        passed = {name: value for name in PASSED_ON if name in headers and sendable(value := headers[name].strip())}
+        if given := headers.get(SESSION.lower()):
+            passed[SESSION.lower()] = session_of(given)
+        session = passed.get(SESSION.lower()) or passed.setdefault("x-request-id", "")
         async with aclosing(self._replicas.attempts(session, deadline)) as attempts:
             async for attempt in attempts:
                 with attempt:
                     async with AsyncExitStack() as stack:
-                        post = self._replicas.post(attempt, path, body, passed, model)
+                        silence = None if streams else max(deadline - time.monotonic(), 1.0)
+                        post = self._replicas.post(attempt, path, body, passed, model, silence)
                         response = await stack.enter_async_context(post)
                         back = {name: response.headers[name] for name in PASSED_BACK if name in response.headers}
                         kind = response.headers.get("content-type", "")
@@ -64,6 +76,10 @@ class Proxy:
                         first = await anext(events, None)
                         if first is None:
                             raise broken("a stream without an event")
+                        for payload in payloads(first)[:1]:
+                            message = message_of(payload) if payload.startswith(b'{"error"') else None
+                            if message and isinstance(error := told(status_of(payload), message), Fault):
+                                raise error
                         return Passed(first, events, stack.pop_all(), back)
         raise AssertionError("attempts end with an answer or an error")
 

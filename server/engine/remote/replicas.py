@@ -1,14 +1,17 @@
 """The upstream servers: connections to them, which one a request goes to, and which one is tried next."""
 
 import asyncio
+import errno
 import hashlib
 import logging
+import re
 import ssl
 import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,9 +25,11 @@ from server.engine.remote.faults import (
     broken,
     garbage,
     none_left,
+    ours,
     refusal,
     silent,
     unreachable,
+    without_adapter,
 )
 from server.settings import Settings
 
@@ -35,6 +40,8 @@ KEEP_ALIVE_SECONDS = 4.0
 MAX_BEGUN = 2
 """Replicas that may begin to work on one request: one that kills a replica should not kill them all."""
 LOOK_SECONDS = 5.0
+LOAD_ADAPTER = "/v1/load_lora_adapter"
+_SENDABLE = re.compile(r"[\x21-\x7e](?:[\t\x20-\x7e]{0,1022}[\x21-\x7e])?")
 
 logger = logging.getLogger("redraft.remote")
 
@@ -105,12 +112,19 @@ class Replicas:
         failures = FAILURES if len(settings.upstream) > 1 else sys.maxsize
         self.all = [Replica(url, Circuit(failures)) for url in settings.upstream]
         self._identity = identity
-        self._silence = settings.upstream_silence_seconds
+        self._timeout = httpx.Timeout(
+            settings.upstream_silence_seconds, connect=settings.upstream_connect_seconds, pool=None
+        )
+        self.adapters: dict[str, Mapping[str, Any]] = {}
+        """What was loaded, by name: the body that loads it."""
         key = settings.upstream_key
         self._client = httpx.AsyncClient(
-            headers={} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"},
+            # What an upstream server sets for one client is no other's; and streams are read as they come.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            headers={"Accept-Encoding": "identity"}
+            | ({} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"}),
             verify=_trust(settings),
-            timeout=httpx.Timeout(self._silence, connect=settings.upstream_connect_seconds, pool=None),
+            timeout=self._timeout,
             limits=httpx.Limits(
                 max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEP_ALIVE_SECONDS
             ),
@@ -146,16 +160,48 @@ class Replicas:
 
     @asynccontextmanager
     async def post(
-        self, attempt: Attempt, path: str, body: bytes, headers: Mapping[str, str], model: str | None
+        self,
+        attempt: Attempt,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        model: str | None,
+        silence: float | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """A response whose body has yet to be read, for a status that is no error. Leaving it closes the connection,
         and so ends the replica's work. Raises Fault, UpstreamError, or httpx's errors.
+
+        Args:
+            attempt: says which replica.
+            path: of the route.
+            body: of the request.
+            headers: of the request.
+            model: that the replica is known to serve, if the request is for it.
+            silence: seconds for which it may say nothing, where that is not the settings': an answer that is not
+                streamed says nothing before its end.
         """
         url = attempt.replica.url + path
-        async with self._client.stream("POST", url, content=body, headers=dict(headers)) as response:
+        wait = self._timeout if silence is None else httpx.Timeout(silence, connect=self._timeout.connect, pool=None)
+        async with self._client.stream("POST", url, content=body, headers=dict(headers), timeout=wait) as response:
             if response.status_code >= 400:
-                raise refusal(response.status_code, await response.aread(), response.headers, model)
+                content = await response.aread()
+                if response.status_code == 404 and model is not None and self._is_adapter(model):
+                    if known := self.adapters.get(model):
+                        await self.load(attempt.replica, known)  # It has come back without it.
+                    raise without_adapter(model, loaded=known is not None)
+                raise refusal(response.status_code, content, response.headers, model)
             yield response
+
+    def _is_adapter(self, model: str) -> bool:
+        return self._identity is not None and model != self._identity.model
+
+    async def load(self, replica: Replica, body: Mapping[str, Any]) -> None:
+        """Loads an adapter into a replica. Raises UpstreamError, Fault, or httpx's errors."""
+        try:
+            await self.tell(replica, LOAD_ADAPTER, body, {})
+        except UpstreamError as error:
+            if "already been loaded" not in str(error):
+                raise
 
     async def tell(self, replica: Replica, path: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         """A short request to one replica. Raises UpstreamError, Fault, or httpx's errors."""
@@ -185,11 +231,15 @@ class Replicas:
         except (ValueError, KeyError, TypeError) as error:
             raise garbage("no list of models") from error
 
-    async def _candidates(self, key: str) -> Sequence[Replica]:
+    def look(self) -> None:
+        """Has somebody look at each replica that has been left out for long enough."""
         for replica in self.all:
             if replica.circuit.due:
                 replica.circuit.look()
                 replica.looking = asyncio.create_task(self._look(replica))
+
+    async def _candidates(self, key: str) -> Sequence[Replica]:
+        self.look()
         ready = [replica for replica in self.all if replica.circuit.closed]
         if not ready and (looks := [replica.looking for replica in self.all if replica.looking is not None]):
             await asyncio.wait(looks)
@@ -203,6 +253,8 @@ class Replicas:
             served = [Identity.of(card) for card in await self.models(replica)]
             if self._identity is not None and self._identity not in served:
                 raise another_model(self._identity.model)
+            for body in list(self.adapters.values()):
+                await self.load(replica, body)
             well = True
             logger.info("%s: it is back", replica.url)
         except (Fault, UpstreamError, httpx.HTTPError) as error:
@@ -216,6 +268,10 @@ def fault_of(error: BaseException) -> Fault | None:
     """What an error says of the replica; None if nothing."""
     if isinstance(error, Fault):
         return error
+    if isinstance(error, httpx.LocalProtocolError):
+        return ours("the request cannot be sent to an upstream server", 502)
+    if _out_of_files(error):
+        return ours("this gateway has too many connections", 503)
     reason = type(error).__name__
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         return unreachable(reason)
@@ -227,6 +283,26 @@ def fault_of(error: BaseException) -> Fault | None:
     if isinstance(error, httpx.DecodingError):
         return garbage(reason)
     return None
+
+
+def _out_of_files(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def sendable(value: str) -> bool:
+    """Whether a header can carry a text."""
+    return _SENDABLE.fullmatch(value) is not None
+
+
+def session_of(name: str) -> str:
+    """A session's name as a header can carry it."""
+    return (
+        name if sendable(name) else hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    )
 
 
 def _weight(key: str, url: str) -> bytes:

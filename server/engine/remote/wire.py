@@ -27,7 +27,7 @@ from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
-from server.engine.remote.faults import UpstreamError, garbage, message_of, status_of
+from server.engine.remote.faults import garbage, message_of, status_of, told
 from server.engine.remote.sse import DONE
 
 GENERATE = "/inference/v1/generate"
@@ -119,7 +119,7 @@ class Reader:
             chunk = GenerateTokensStreamResponse.model_validate_json(payload)
         except ValidationError as error:
             if (message := message_of(payload)) is not None:
-                raise UpstreamError(status_of(payload), message) from error
+                raise told(status_of(payload), message) from error
             raise garbage("no event of vLLM's token route") from error
         if chunk.usage is not None and self._last is not None:
             self._last.num_cached_tokens = _cached(chunk.usage)
