@@ -1,8 +1,10 @@
 import itertools
+import json
 import random
 import time
 from collections.abc import Callable
 
+import httpx
 import pytest
 
 from benchmarks.load import LoadError, all_of, ask, chat, client, prompt, until
@@ -53,6 +55,35 @@ async def test_an_error_within_a_stream_is_a_failure(url: str) -> None:
     async with client(url) as http:
         reply = await ask(http, chat("m", "break", 1))
     assert (reply.status, reply.text) == (500, '{"message": "the engine died"}')
+
+
+@pytest.mark.parametrize(
+    ("chunk", "status", "text"),
+    [
+        ({"id": "1"}, 200, "ab"),
+        ({"choices": [{"index": 0}]}, 200, "ab"),
+        ({"choices": [{"index": 0, "delta": None}]}, 200, "ab"),
+        ({"choices": [{"delta": {"content": ""}}], "error": None}, 200, "ab"),
+        ({"choices": [{"delta": {"tool_calls": [{"function": {"name": "f"}}]}}]}, 200, "ab"),
+        ({"choices": [3]}, 502, None),
+        ("no object", 502, None),
+    ],
+    ids=str,
+)
+async def test_chunks_of_other_servers(chunk: object, status: int, text: str | None) -> None:
+    """Some lack what OpenAI's have; what cannot be read is a failure of that request alone."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        pieces = [{"choices": [{"delta": {"content": "a"}}]}, chunk, {"choices": [{"delta": {"content": "b"}}]}]
+        lines = [f"data: {json.dumps(piece)}\n\n" for piece in pieces]
+        if isinstance(chunk, str):
+            lines[1] = 'data: {"choices": [\n\n'
+        return httpx.Response(200, text="".join(lines))
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://x") as http:
+        reply = await ask(http, chat("m", "hello", 2))
+    assert reply.status == status
+    assert text is None or reply.text == text
 
 
 async def test_no_server_is_a_reply_too() -> None:

@@ -44,5 +44,9 @@ async def test_a_key_goes_to_its_own_endpoint_alone(
         async with endpoints(settings, settings.url) as found:
             assert found["a"] is found["b"]
             assert found["c"].url == f"{second.url}/v1"
+            # Its metrics are at another one, which the key is not for.
+            assert "authorization" in found["d"].http.headers
+            assert "authorization" not in found["d"].engine._http.headers
+            assert found["a"].engine._http is found["a"].http
         assert gateway.keys == ["Bearer secret"]
         assert (second.keys, third.keys) == ([None], ["Bearer other"])

@@ -1,12 +1,14 @@
 """Suites by name, read in their published formats."""
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.suites import NAMES, Answer, Suite, SuiteError, Verdict, suite
+from benchmarks.suites.human_eval import code_in
 from tests.benchmarks.suites.published import AREA, PUBLISHED
 
 
@@ -49,6 +51,50 @@ def test_functions_are_run(tmp_path: Path) -> None:
     for nothing in ("", "I cannot.", "```python\ndef other():\n    pass\n```", "```python\ndef total(:\n```"):
         assert verdict(found, nothing) == Verdict(False, None)
     assert not verdict(found, "```python\nimport sys\ndef total(numbers):\n    sys.exit(0)\n```").right
+
+
+ROW = {"prompt": "def f(x):\n", "entry_point": "f"}
+CODE = "def f(x):\n    return x\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```Python\n{CODE}```",
+        f"```python3\n{CODE}```",
+        f"```python\r\n{CODE}```",
+        f"1. So:\n\n   ```python\n{textwrap.indent(CODE, '   ')}   ```",
+        f"```bash\npip install it\n```\n\n```python\n{CODE}```",
+        f"```python\n{CODE}",
+        CODE,
+    ],
+    ids=str,
+)
+def test_code_however_it_is_fenced(text: str) -> None:
+    found = code_in(text, ROW)
+    assert found is not None
+    assert "return x" in found and "`" not in found
+
+
+def test_programs_vote_for_themselves(tmp_path: Path) -> None:
+    """That both are right is what nobody knows who counts votes."""
+    row = {"task_id": "t", "test": "def check(f):\n    assert f(3) == 3\n", **ROW}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    found = suite(f"human_eval:{path}", None, 0, run_code=True)
+    texts = [f"```python\n{CODE}```", "```python\ndef f(y):\n    return y\n```"]
+    one, other = found.judge([Answer(found.items[0], text) for text in texts])
+    assert one.right and other.right
+    assert one.vote != other.vote
+
+
+@pytest.mark.parametrize("text", ["The answer is 20 dollars.", "So x = 20.\nThe answer is 20", "The answer is $20."])
+def test_alike_answers_vote_together(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"question": "?", "answer": "7"}\n')
+    found = suite(f"file:{path}", None, 0)
+    (verdict,) = found.judge([Answer(found.items[0], text)])
+    assert verdict == Verdict(False, "!20")
 
 
 def test_no_code_is_run_unless_it_is_allowed(tmp_path: Path) -> None:

@@ -61,3 +61,27 @@ def test_an_answer_from_before_does_not_close_it() -> None:
     circuit.fail(fatal=True)
     circuit.succeed()
     assert not circuit.closed
+
+
+def test_after_a_look_a_request_has_to_show_that_it_is_well() -> None:
+    """A server answers a look though its engine hangs."""
+    clock = Clock()
+    circuit = Circuit(failures=3, cooldown=5, clock=clock)
+    for _ in range(3):
+        circuit.fail()
+    for wait in (5, 10, 20):
+        clock.now += wait - 0.5
+        assert not circuit.due
+        clock.now += 0.5
+        assert circuit.due
+        circuit.look()
+        circuit.looked(well=True)
+        assert circuit.closed
+        circuit.fail()
+        assert not circuit.closed
+    clock.now += 40
+    circuit.look()
+    circuit.looked(well=True)
+    circuit.succeed()
+    circuit.fail()
+    assert circuit.closed, "it has shown it"

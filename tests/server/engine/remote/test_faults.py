@@ -1,14 +1,17 @@
 """Servers that fail: what is tried again, what is told, and that others go on."""
 
 import asyncio
+import errno
 import logging
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
-from server.engine.remote.circuit import Circuit
+from server.engine.remote.circuit import FAILURES, Circuit
+from server.engine.remote.replicas import fault_of
 from tests.server.engine.remote.conftest import MakeGateway, RunningGateway
 from tests.server.engine.remote.upstream import Upstream
 
@@ -39,7 +42,7 @@ async def first_of(running: RunningGateway, strategy: bool, session: str = "s") 
 
 
 @pytest.mark.parametrize("strategy", [False, True], ids=["plain", "strategy"])
-@pytest.mark.parametrize("trouble", ["refuse", "overloaded", "garbage", "no_end", "die"])
+@pytest.mark.parametrize("trouble", ["refuse", "overloaded", "garbage", "no_end", "die", "dead_engine"])
 async def test_another_server_answers(
     gateway: MakeGateway, new_upstream: NewUpstream, trouble: Any, strategy: bool
 ) -> None:
@@ -203,3 +206,67 @@ async def test_the_key_reaches_the_server_and_no_log(
             with pytest.raises(openai.APIError, match="refuses this gateway's key"):
                 await ask(running, strategy)
     assert "open-sesame" not in caplog.text
+
+
+@pytest.mark.parametrize(("trouble", "status"), [("no_route", 404), ("unworded", 422)])
+async def test_a_refusal_in_other_words_is_the_requests_and_blames_nobody(
+    gateway: MakeGateway, new_upstream: NewUpstream, trouble: Any, status: int
+) -> None:
+    async with gateway(new_upstream(), new_upstream()) as running:
+        for upstream in running.upstreams:
+            upstream.trouble = trouble
+        for _ in range(FAILURES):
+            with pytest.raises(openai.APIStatusError) as caught:
+                await running.client.chat.completions.create(model="tiny", messages=TALK, max_tokens=5)
+            assert caught.value.status_code == status
+        assert all(replica.circuit.closed for replica in running.replicas.all)
+
+
+@pytest.mark.parametrize("header", [b"caf\xc3\xa9", b"x" * 5000, b"tab\tin it"])
+async def test_a_session_that_no_header_carries(gateway: MakeGateway, new_upstream: NewUpstream, header: bytes) -> None:
+    async with gateway(new_upstream(), new_upstream()) as running, running.http as http:
+        for model in ("tiny", "tiny@direct"):
+            body = {"model": model, "messages": TALK, "max_tokens": 5, "session_id": "a\nb"}
+            answer = await http.post("/v1/chat/completions", json=body, headers=[(b"X-Session-ID", header)])
+            assert answer.status_code == 200, answer.text
+        assert all(replica.circuit.closed for replica in running.replicas.all)
+
+
+async def test_an_answer_in_one_piece_may_take_longer_than_silence(
+    gateway: MakeGateway, new_upstream: NewUpstream
+) -> None:
+    """And who leaves before it is there ends the work on it."""
+    async with gateway(new_upstream(), upstream_silence_seconds=0.2) as running:
+        (upstream,) = running.upstreams
+        upstream.trouble = "hang"
+        asked = running.client.chat.completions.create(model="tiny", messages=TALK, max_tokens=5)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asked, 1.0)
+        for _ in range(100):
+            if upstream.gone:
+                break
+            await asyncio.sleep(0.05)
+        assert (upstream.gone, len(upstream.seen)) == (1, 1)
+        assert running.replicas.all[0].circuit.closed
+
+
+async def test_a_probe_alone_has_a_server_looked_at(gateway: MakeGateway, new_upstream: NewUpstream) -> None:
+    """Where nobody sends requests to what is not ready."""
+    async with gateway(new_upstream()) as running, running.http as http:
+        circuit = Circuit(cooldown=0.05)
+        running.replicas.all[0].circuit = circuit
+        circuit.fail(fatal=True)
+        assert (await http.get("/health")).status_code == 503
+        for _ in range(100):
+            if (await http.get("/health")).status_code == 200:
+                break
+            await asyncio.sleep(0.05)
+        assert circuit.closed
+
+
+def test_too_many_files_are_the_gateways_own() -> None:
+    error = httpx.ConnectError("no")
+    error.__cause__ = OSError(errno.EMFILE, "too many open files")
+    fault = fault_of(error)
+    assert fault is not None
+    assert (fault.blame, fault.begun, fault.error.status) == (False, False, 503)

@@ -12,9 +12,22 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
-Trouble = Literal["refuse", "overloaded", "hang", "garbage", "die", "no_end", "error_event", "bad_request"]
+Trouble = Literal[
+    "refuse",
+    "overloaded",
+    "hang",
+    "garbage",
+    "die",
+    "no_end",
+    "error_event",
+    "bad_request",
+    "no_route",
+    "unworded",
+    "dead_engine",
+]
 """refuse: 503; overloaded: 429 with Retry-After; hang: nothing comes; garbage: no JSON; die: the connection breaks off;
-no_end: the stream ends without its end; error_event: an error within the stream; bad_request: a 400."""
+no_end: the stream ends without its end; error_event: an error within the stream; bad_request: a 400; no_route,
+unworded: a 404 and a 422 in other words than OpenAI's; dead_engine: as vLLM's server says it."""
 HANG_SECONDS = 60.0
 
 
@@ -98,8 +111,17 @@ class Upstream:
             return _error(429, "too many requests", {"Retry-After": "7"})
         if self.trouble == "bad_request":
             return _error(400, "temperature must be non-negative")
+        if self.trouble == "no_route":
+            return JSONResponse({"detail": "Not Found"}, 404)
+        if self.trouble == "unworded":
+            return JSONResponse({"object": "error", "message": "temperature"}, 422)
+        if self.trouble == "dead_engine":
+            return _error(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
         if self.trouble == "hang" and self.after == 0:
-            await asyncio.sleep(HANG_SECONDS)
+            leaving = asyncio.create_task(request.receive())
+            done, _ = await asyncio.wait([leaving], timeout=HANG_SECONDS)
+            self.gone += bool(done)
+            leaving.cancel()
         if self.trouble == "garbage" and self.after == 0:
             return Response("<html>oops</html>", media_type="text/html")
         return None
