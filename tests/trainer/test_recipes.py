@@ -229,8 +229,9 @@ def test_all_that_is_thought_over(run: Path, served: Server, tmp_path: Path, mon
     for line in lines:
         (branch,) = line["greedy"]["branches"]
         assert "sampled" not in line
-        # The model says 4 or 5, whatever stands before it.
-        assert len(branch) == 2 and all(one["refine"] for one in branch if one["confidence"] is not None)
+        # Whatever the model chose; of a second attempt that says nothing there is nothing to see.
+        assert all(one["refine"] for one in branch if one["confidence"] is not None)
+    assert any(line["greedy"]["branches"][0][0]["confidence"] is not None for line in lines)
 
 
 def test_another_setting_is_told_apart(command: list[str], run: Path) -> None:

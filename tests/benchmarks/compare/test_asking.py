@@ -54,7 +54,7 @@ async def test_every_answer_is_kept(make: Make, gateway: Gateway, folder: Folder
         "Two.",
         "stop",
     )
-    assert line["tokens"] == {"prompt": 16, "cached": 1, "completion": 7}
+    assert line["tokens"] == {"prompt": 20, "cached": 1, "completion": 7}
     assert 0 < line["first_thought"] <= line["first_answer"] <= line["seconds"]
     assert {line["seed"] for line in lines} == {body["seed"] for body in gateway.asked}
 
@@ -67,7 +67,7 @@ async def test_blocks_run_alone_and_in_the_planned_order(make: Make, gateway: Ga
     assert [block["arm"] for block in blocks] == order
     assert [line["arm"] for line in lines] == [label for label in order for _ in range(2)]
     assert [bool(body.get("strategy")) for body in gateway.asked] == [line["arm"] == "vote" for line in lines]
-    assert all(block["engine"] == {"prompt": 32, "cached": 2, "completion": 20} for block in blocks)
+    assert all(block["engine"] == {"prompt": 40, "cached": 2, "completion": 20} for block in blocks)
     assert all((block["requests"], block["busy"]) == (2, 0) and block["seconds"] > 0 for block in blocks)
 
 
@@ -89,6 +89,9 @@ async def test_a_run_goes_on_where_it_was_cut(make: Make, gateway: Gateway, fold
     cut = {line["block"] for line in before} - {block["block"] for block in folder.blocks.read()}
     with folder.answers.path.open("ab") as file:
         file.write(b'{"arm": "pla')  # What a power cut leaves of a line.
+    seen = -1
+    while seen != (seen := len(gateway.asked)):  # What was on its way when the run was cut may still come.
+        await asyncio.sleep(0.2)
     gateway.asked.clear()
     after = await run(settings, folder)
     assert after[: len(before)] == before

@@ -42,7 +42,7 @@ def answers(url: str, monkeypatch: pytest.MonkeyPatch) -> Answers:
 
 async def test_a_block_is_asked_judged_and_counted(answers: Answers) -> None:
     entry = await answers._block(Arm("honest", "plain", "plain"), Words(4).items)
-    assert entry["judged"] == [[[True, "right"]], [[False, "word word word"]]] * 2
+    assert entry["judged"] == [[[True, "="]], [[False, "!word word word"]]] * 2
     assert entry["true"] == {"prompt": 40, "completion": 12}
     assert entry["reported"] == {"prompt": 40, "completion": 12}
     assert entry["errors"] == []
@@ -52,7 +52,7 @@ async def test_a_block_is_asked_judged_and_counted(answers: Answers) -> None:
 async def test_all_samples_are_judged(answers: Answers) -> None:
     arm = Arm("honest", "3 samples", "technique", more=by_hand(3).more)
     entry = await answers._block(arm, Words(1).items)
-    assert entry["judged"] == [[[True, "right"]] * 3]
+    assert entry["judged"] == [[[True, "="]] * 3]
     assert entry["true"] == {"prompt": 30, "completion": 9}
 
 

@@ -41,9 +41,10 @@ FORCED: dict[str, Any] = {
 """Fires at every few tokens."""
 STEP_TOKENS, BLOCKS, TOKENS = 32, 28, 60
 LENGTHS = (3, 20, 33, 64, 100, 131, 150, 200)
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5
 """Of the value, or in all where that is less than 1. Where nothing is corrected the engine's logits, of up to 8, differ
-by 5e-5 from Hugging Face's: another order of adding up.
+by 5e-5 from Hugging Face's: another order of adding up. With AVX-512 values differ by less than 1e-5, with AVX2 alone
+by up to 1.2e-5.
 """
 DELTA_TOLERANCE = 1e-5 * FORCED["learning_rate"] / 0.01
 """1e-5 at the paper's learning rate, which delta and its rounding are in proportion to."""
