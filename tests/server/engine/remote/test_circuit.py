@@ -71,14 +71,16 @@ def test_after_a_look_a_request_has_to_show_that_it_is_well() -> None:
         circuit.fail()
     for wait in (5, 10, 20):
         clock.now += wait - 0.5
-        assert not circuit.due
+        due = [circuit.due]
         clock.now += 0.5
-        assert circuit.due
+        due.append(circuit.due)
+        assert due == [False, True]
         circuit.look()
         circuit.looked(well=True)
-        assert circuit.closed
+        states = [circuit.closed]
         circuit.fail()
-        assert not circuit.closed
+        states.append(circuit.closed)
+        assert states == [True, False]
     clock.now += 40
     circuit.look()
     circuit.looked(well=True)

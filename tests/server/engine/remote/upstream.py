@@ -118,7 +118,7 @@ class Upstream:
         if self.trouble == "dead_engine":
             return _error(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
         if self.trouble == "hang" and self.after == 0:
-            leaving = asyncio.create_task(request.receive())
+            leaving: asyncio.Future[Any] = asyncio.ensure_future(request.receive())
             done, _ = await asyncio.wait([leaving], timeout=HANG_SECONDS)
             self.gone += bool(done)
             leaving.cancel()
