@@ -123,7 +123,7 @@ def assert_same_correction(path: Path, expected: Sequence[hf_srgen.Activation]) 
     logits, deltas = recorded(path), recorded_deltas(path)
     for activation in expected:
         difference = (logits[activation.position] - activation.logits).abs().max()
-        assert difference < TOLERANCE * activation.logits.abs().max()
+        assert difference < 5 * TOLERANCE * activation.logits.abs().max()
         apart = (deltas[activation.position] - activation.delta).abs()
         assert apart.median() < DELTA_TOLERANCE
         # Adam divides by the gradient's own size: where that is next to nothing, rounding decides a few entries.
